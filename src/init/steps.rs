@@ -1,0 +1,98 @@
+//! Carrying out the steps of an order. Owns nothing, decides nothing: each step is one or a few system calls, verbatim.
+
+use super::sys::{self, Errno, Fd, MountAttr, Result};
+use super::wire::{SLOTS_MAX, Step};
+use core::ffi::CStr;
+
+/// Mount trees taken by [`Step::Grab`] and not yet attached. Zero is an empty place: descriptor 0 is standard input, never a tree.
+pub struct Slots([Fd; SLOTS_MAX]);
+
+impl Slots {
+    #[must_use]
+    pub const fn new() -> Slots {
+        Slots([0; SLOTS_MAX])
+    }
+
+    fn put(&mut self, slot: u64, tree: Fd) -> Result<()> {
+        *usize::try_from(slot).ok().and_then(|slot| self.0.get_mut(slot)).ok_or(Errno::INVAL)? = tree;
+        Ok(())
+    }
+
+    fn take(&mut self, slot: u64) -> Result<Fd> {
+        let place = usize::try_from(slot).ok().and_then(|slot| self.0.get_mut(slot)).ok_or(Errno::INVAL)?;
+        let tree = core::mem::take(place);
+        if tree == 0 { Err(Errno::INVAL) } else { Ok(tree) }
+    }
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Slots::new()
+    }
+}
+
+/// Does one step.
+pub fn perform(step: &Step<'_>, slots: &mut Slots) -> Result<()> {
+    match *step {
+        Step::WriteFile { path, content } => write_file(path, content.to_bytes()),
+        Step::NewSession {} => sys::setsid(),
+        Step::DieWithParent {} => sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0).map(drop),
+        Step::Unshare { flags } => sys::unshare(flags),
+        Step::Hostname { name } => sys::sethostname(name.to_bytes()),
+        Step::Mount { source, target, fstype, flags, data } => sys::mount(source, target, fstype, flags, data),
+        Step::Grab { slot, path, attributes } => slots.put(slot, grab(path, attributes)?),
+        Step::Attach { slot, target } => attach(slots.take(slot)?, target),
+        Step::Bind { source, target, attributes, optional } => {
+            match grab(source, attributes).and_then(|tree| attach(tree, target)) {
+                Err(Errno::NOENT) if optional != 0 => Ok(()),
+                result => result,
+            }
+        }
+        Step::EnterRoot { slot, mountpoint } => enter_root(slots.take(slot)?, mountpoint),
+        Step::Mkdir { path, mode } => match sys::mkdir(path, mode as u32) {
+            Err(Errno::EXIST) => Ok(()),
+            result => result,
+        },
+        Step::Node { path, mode, device } => sys::mknod(path, mode as u32, device),
+        Step::Symlink { target, path } => sys::symlink(target, path),
+    }
+}
+
+fn write_file(path: &CStr, content: &[u8]) -> Result<()> {
+    let file = sys::openat(sys::AT_FDCWD, path, sys::O_WRONLY | sys::O_CLOEXEC, 0)?;
+    let result = sys::write(file, content).map(drop);
+    sys::close(file);
+    result
+}
+
+/// A detached copy of a mount tree (open_tree(2)): nobody sees it before it is complete, and it needs no name.
+fn grab(path: &CStr, attributes: u64) -> Result<Fd> {
+    let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_RECURSIVE;
+    let tree = sys::open_tree(sys::AT_FDCWD, path, flags)?;
+    if attributes != 0 {
+        let attr = MountAttr { set: attributes, clear: 0, propagation: 0, userns_fd: 0 };
+        if let Err(errno) = sys::mount_setattr(tree, sys::AT_RECURSIVE, &attr) {
+            sys::close(tree);
+            return Err(errno);
+        }
+    }
+    Ok(tree)
+}
+
+fn attach(tree: Fd, target: &CStr) -> Result<()> {
+    let result = sys::move_mount(tree, target);
+    sys::close(tree);
+    result
+}
+
+/// Makes the tree the root and lets go of the old one.
+///
+/// pivot_root(".", ".") stacks the old root on the new one, so that no directory for it is needed (pivot_root(2), NOTES); detaching "."
+/// then takes the old one away. Unlike chroot, nothing of the old root stays in the namespace for a workload to find.
+fn enter_root(tree: Fd, mountpoint: &CStr) -> Result<()> {
+    attach(tree, mountpoint)?;
+    sys::chdir(mountpoint)?;
+    sys::pivot_root(c".", c".")?;
+    sys::unmount(c".", sys::MNT_DETACH)?;
+    sys::chdir(c"/")
+}

@@ -1,0 +1,388 @@
+//! The life of one workload, seen from its PID 1: set up, start, report, reap, pump, write the exit, leave.
+//!
+//! Guarantees: what became of the start, and later of the command, is in the instance folder (`started`, `exit`) before this process
+//! ends, whether or not a controller lives; every orphan is reaped; a signal sent to init reaches the command. When init leaves, the
+//! kernel ends whatever still runs in the pid namespace (pid_namespaces(7)).
+//! Caveat: when init itself is killed from outside there is no `exit` file; the controller then reports what waitid or the cgroup say.
+
+use super::log::{Log, READ_MAX, Stream, decimal};
+use super::steps::{Slots, perform};
+use super::sys::{self, Errno, Fd, PollFd, Result};
+use super::wire::{self, Run};
+use core::ffi::{CStr, c_void};
+
+/// Descriptors the controller leaves open for init, by number.
+pub mod fds {
+    /// The order, a memory file.
+    pub const ORDER: i32 = 3;
+    /// The write end of the report pipe.
+    pub const REPORT: i32 = 4;
+    /// The instance's folder in the runtime directory.
+    pub const INSTANCE: i32 = 5;
+    /// The workload's log folder.
+    pub const LOGS: i32 = 6;
+    /// The first number that is not ours.
+    pub const END: u32 = 7;
+}
+
+/// Init's own exit code when it never got to run the command; the reports say why.
+const NOT_STARTED: i32 = 125;
+/// Exit code of a command ended by a signal, plus the signal, as shells have it.
+const SIGNALLED: i32 = 128;
+/// Bytes of the longest report: a word and four numbers.
+const REPORT_MAX: usize = 128;
+/// Stack of the child between vfork and execve: a dozen system calls and no recursion. A page of it is touched.
+const CHILD_STACK: usize = 16 * 1024;
+
+/// Memory that must not lie on the small stack, all zero and so free until touched.
+pub struct Memory {
+    pub buffer: [u8; READ_MAX],
+    pub child_stack: [u8; CHILD_STACK],
+    pub slots: Slots,
+}
+
+impl Memory {
+    #[must_use]
+    pub const fn new() -> Memory {
+        Memory { buffer: [0; READ_MAX], child_stack: [0; CHILD_STACK], slots: Slots::new() }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory::new()
+    }
+}
+
+/// Runs a workload from the order in [`fds::ORDER`] to its end. Answers init's exit code.
+pub fn run(memory: &mut Memory) -> i32 {
+    // A workload must not read or write this process's memory or follow its descriptors, whatever uid it has (ptrace(2), "Ptrace access
+    // mode checking": not dumpable needs CAP_SYS_PTRACE).
+    let _ = sys::prctl(sys::PR_SET_DUMPABLE, 0, 0);
+    let _ = sys::prctl(sys::PR_SET_NAME, c"containerctl-init".as_ptr() as usize, 0);
+    // All signals wait for the signalfd: none may take its default action on a PID 1 that is doing set-up.
+    let _ = sys::set_signal_mask(!0);
+    match start(memory) {
+        Ok((started, report)) => {
+            publish(c"started", &report);
+            tell(&report);
+            watch(started, &mut memory.buffer)
+        }
+        Err(report) => {
+            publish(c"exit", &report);
+            tell(&report);
+            NOT_STARTED
+        }
+    }
+}
+
+struct Started {
+    command: i32,
+    signals: Fd,
+    /// Read ends of the command's output, and where it goes; none in a foreground run.
+    output: Option<(Fd, Fd, Log)>,
+}
+
+fn start(memory: &mut Memory) -> core::result::Result<(Started, Report), Report> {
+    let malformed = || Report::new(b"malformed");
+    // The host's /proc names processes by the host's numbers (proc(5): `self` resolves in the pid namespace the mount belongs to), which
+    // is the only cheap way to learn what the controller calls us. Opened before the steps hide it, closed before the command runs.
+    let host_proc =
+        sys::openat(sys::AT_FDCWD, c"/proc", sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC, 0).unwrap_or(-1);
+    let len = sys::size_of_file(fds::ORDER).ok().and_then(|len| usize::try_from(len).ok()).ok_or_else(malformed)?;
+    let order = sys::map_private(fds::ORDER, len).map_err(|_| malformed())?;
+    sys::close(fds::ORDER);
+    // SAFETY: a fresh private mapping of exactly `len` bytes, used by nobody else and unmapped after the last use below.
+    let bytes = unsafe { core::slice::from_raw_parts_mut(order, len) };
+    let (steps, run) = wire::decode(bytes).map_err(|_| malformed())?;
+    for (index, step) in steps.enumerate() {
+        let step = step.map_err(|_| malformed())?;
+        perform(&step, &mut memory.slots).map_err(|errno| Report::new(b"failed").number(index as u64).errno(errno))?;
+    }
+    let started = launch(run, &mut memory.child_stack, host_proc)?;
+    sys::close(host_proc);
+    sys::unmap(order, len);
+    Ok(started)
+}
+
+/// What the child between vfork and execve needs, and what it leaves behind: the memory is shared.
+struct Child<'a> {
+    run: Run<'a>,
+    output: Option<(Fd, Fd)>,
+    host_proc: Fd,
+    identity: (u64, u64),
+    failure: Option<(&'static [u8], Errno)>,
+}
+
+fn launch(run: Run<'_>, stack: &mut [u8], host_proc: Fd) -> core::result::Result<(Started, Report), Report> {
+    let setup = |errno| Report::new(b"unprepared").errno(errno);
+    // Every signal but SIGPIPE, which our own write to a reader that has gone would raise and nobody sends on purpose.
+    let signals = sys::signalfd(!(1 << (sys::SIGPIPE - 1))).map_err(setup)?;
+    let (bytes_max, files_max) = (run.log_bytes_max, run.log_files_max);
+    let mut child = Child { run, output: None, host_proc, identity: (0, 0), failure: None };
+    let mut readers = None;
+    if bytes_max > 0 {
+        let (out_read, out_write) = sys::pipe2(sys::O_CLOEXEC).map_err(setup)?;
+        let (err_read, err_write) = sys::pipe2(sys::O_CLOEXEC).map_err(setup)?;
+        child.output = Some((out_write, err_write));
+        readers = Some((out_read, err_read));
+    }
+    let own = identity(host_proc);
+    // SAFETY: `command` ends in execve or exit; it writes only to `child`, which this frame owns and reads after the child has let go of
+    // the memory; the stack is a kilobyte deep in use and 16 KiB large.
+    let pid = unsafe { sys::vfork(stack, command, (&raw mut child).cast()) }.map_err(setup)?;
+    if let Some((word, errno)) = child.failure {
+        let _ = sys::reap();
+        return Err(Report::new(word).errno(errno));
+    }
+    let report = Report::new(b"started").number(own.0).number(own.1).number(child.identity.0).number(child.identity.1);
+    if let Some((out, err)) = child.output {
+        sys::close(out);
+        sys::close(err);
+    }
+    let output = readers.map(|(out, err)| (out, err, Log::open(fds::LOGS, bytes_max, files_max)));
+    // From here on init only reads pipes, writes its two folders and signals its command, which may have another uid.
+    let _ = sys::set_capabilities(1 << sys::CAP_KILL);
+    Ok((Started { command: pid, signals, output }, report))
+}
+
+/// The child's side: becomes the command or leaves the reason in `failure`.
+unsafe extern "C" fn command(argument: *mut c_void) -> ! {
+    // SAFETY: `launch` passes its `Child`, which outlives us: it sleeps until we execute or exit.
+    let child = unsafe { &mut *argument.cast::<Child<'_>>() };
+    child.identity = identity(child.host_proc);
+    child.failure = Some(match become_command(child) {
+        Err(failure) => failure,
+        Ok(never) => match never {},
+    });
+    sys::exit(NOT_STARTED)
+}
+
+enum Never {}
+
+fn become_command(child: &mut Child<'_>) -> core::result::Result<Never, (&'static [u8], Errno)> {
+    let refused = |word: &'static [u8]| move |errno| (word, errno);
+    if let Some((out, err)) = child.output {
+        sys::dup3(out, 1, 0).and_then(|()| sys::dup3(err, 2, 0)).map_err(refused(b"unprepared"))?;
+    }
+    for fd in [fds::REPORT, fds::INSTANCE, fds::LOGS] {
+        sys::close(fd);
+    }
+    sys::chdir(child.run.workdir).map_err(refused(b"workdir"))?;
+    identify(&child.run).map_err(refused(b"identity"))?;
+    sys::umask(0o022);
+    // What the controller ignores (SIGPIPE, SIGIO) would stay ignored across execve; SIGKILL and SIGSTOP refuse, as they should.
+    for signal in 1..sys::SIGNALS_END {
+        let _ = sys::default_signal(signal);
+    }
+    let _ = sys::set_signal_mask(0);
+    let (argv, envp) = (child.run.argv.pointers(), child.run.envp.pointers());
+    let mut reason = Errno::NOENT;
+    for path in child.run.candidates.iter() {
+        // SAFETY: both arrays were built by `pointers` out of the order, which stays mapped until we have executed.
+        match unsafe { sys::execve(path, argv, envp) } {
+            Errno::NOENT | Errno::NOTDIR => {}
+            // As execvp(3): a file that may not be executed is remembered, and a later one on the path may still do.
+            Errno::ACCES => reason = Errno::ACCES,
+            errno => return Err((b"unexecutable", errno)),
+        }
+    }
+    Err((b"unexecutable", reason))
+}
+
+/// Takes the workload's user and gives up every capability for good.
+fn identify(run: &Run<'_>) -> Result<()> {
+    const GROUPS_MAX: usize = 64;
+    let mut groups = [0u32; GROUPS_MAX];
+    let used = groups.get_mut(..run.groups.len()).ok_or(Errno::INVAL)?;
+    for (group, wide) in used.iter_mut().zip(run.groups) {
+        *group = *wide as u32;
+    }
+    sys::set_groups(used)?;
+    // The bounding set goes first, while CAP_SETPCAP is still there; it ends at the first number the kernel does not know.
+    for capability in 0..64 {
+        match sys::prctl(sys::PR_CAPBSET_DROP, capability, 0) {
+            Ok(_) => {}
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    sys::prctl(sys::PR_CAP_AMBIENT, sys::PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
+    sys::set_gid(run.gid as u32)?;
+    sys::set_uid(run.uid as u32)?;
+    sys::set_capabilities(0)?;
+    sys::prctl(sys::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
+}
+
+fn watch(mut started: Started, buffer: &mut [u8; READ_MAX]) -> i32 {
+    let mut fds = [PollFd { fd: started.signals, events: sys::POLLIN, revents: 0 }; 3];
+    let (out, err) = started.output.as_ref().map_or((-1, -1), |(out, err, _)| (*out, *err));
+    (fds[1].fd, fds[2].fd) = (out, err);
+    loop {
+        if sys::poll(&mut fds).is_err() {
+            continue;
+        }
+        if let Some((_, _, log)) = &mut started.output {
+            for (place, stream) in fds[1..].iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
+                if place.revents != 0 && !log.pump(place.fd, stream, buffer) {
+                    // A negative descriptor is passed over by poll(2): the stream has ended.
+                    place.fd = -1;
+                }
+            }
+        }
+        if fds[0].revents != 0
+            && let Some(status) = attend(&started)
+        {
+            drain(&mut started, buffer);
+            return finish(status);
+        }
+    }
+}
+
+/// Forwards what was sent to us and reaps what has ended. Answers the command's wait status once there is one.
+fn attend(started: &Started) -> Option<i32> {
+    while let Ok(record) = sys::read_signal(started.signals) {
+        let signal = record.signal as i32;
+        // What a terminal sends (SI_KERNEL) the command gets itself, being in the same process group.
+        if signal != sys::SIGCHLD && record.code != sys::SI_KERNEL {
+            let _ = sys::kill(started.command, signal);
+        }
+    }
+    let mut ended = None;
+    while let Ok(Some((pid, status))) = sys::reap() {
+        if pid == started.command {
+            ended = Some(status);
+        }
+    }
+    ended
+}
+
+/// Logs what the command wrote last. Bounded: a descendant that goes on writing must not keep an ended workload alive.
+fn drain(started: &mut Started, buffer: &mut [u8; READ_MAX]) {
+    /// A pipe holds 64 KiB (pipe(7)); more than that was written after the end.
+    const READS_MAX: usize = 64 * 1024 / READ_MAX;
+    let Some((out, err, log)) = &mut started.output else { return };
+    for (pipe, stream) in [(*out, Stream::Stdout), (*err, Stream::Stderr)] {
+        for _ in 0..READS_MAX {
+            let mut fds = [PollFd { fd: pipe, events: sys::POLLIN, revents: 0 }];
+            if !matches!(sys::poll_now(&mut fds), Ok(1)) || !log.pump(pipe, stream, buffer) {
+                break;
+            }
+        }
+    }
+}
+
+fn finish(status: i32) -> i32 {
+    // wait(2): the low seven bits are the signal, or zero for an exit whose code is in the next eight.
+    let signal = status & 0x7f;
+    let code = (status >> 8) & 0xff;
+    let report = if signal == 0 {
+        Report::new(b"exited").number(code as u64)
+    } else {
+        Report::new(b"killed").number(signal as u64)
+    };
+    publish(c"exit", &report);
+    if signal == 0 { code } else { SIGNALLED + signal }
+}
+
+/// Our pid and start time as the host has them (fields 1 and 22 of `/proc/PID/stat`), zeros where it cannot be read.
+fn identity(host_proc: Fd) -> (u64, u64) {
+    let mut text = [0u8; 512];
+    let Ok(file) = sys::openat(host_proc, c"self/stat", sys::O_RDONLY | sys::O_CLOEXEC, 0) else { return (0, 0) };
+    let len = sys::read(file, &mut text).unwrap_or(0);
+    sys::close(file);
+    parse_stat(text.get(..len).unwrap_or_default()).unwrap_or((0, 0))
+}
+
+fn parse_stat(text: &[u8]) -> Option<(u64, u64)> {
+    // The second field is the program's name in parentheses and may hold anything, so count from the last closing one (proc(5)).
+    let close = text.iter().rposition(|&byte| byte == b')')?;
+    let pid = text.split(|&byte| byte == b' ').next().and_then(parse_number)?;
+    let start = text.get(close + 2..)?.split(|&byte| byte == b' ').nth(19).and_then(parse_number)?;
+    Some((pid, start))
+}
+
+fn parse_number(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0u64, |value, &digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// A word and numbers; as a line for the controller, with the time behind them in seconds and nanoseconds.
+#[derive(Clone)]
+struct Report {
+    text: [u8; REPORT_MAX],
+    len: usize,
+}
+
+impl Report {
+    fn new(word: &[u8]) -> Report {
+        Report { text: [0; REPORT_MAX], len: 0 }.push(word)
+    }
+
+    fn push(mut self, bytes: &[u8]) -> Report {
+        if let Some(place) = self.text.get_mut(self.len..self.len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+        self
+    }
+
+    fn number(self, value: u64) -> Report {
+        self.push(b" ").push(decimal(value, &mut [0; 20]))
+    }
+
+    fn errno(self, errno: Errno) -> Report {
+        self.number(errno.0 as u64)
+    }
+
+    fn line(&self) -> Report {
+        let (seconds, nanos) = sys::now();
+        self.clone().number(seconds as u64).number(u64::from(nanos)).push(b"\n")
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.text.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Leaves the report in the instance folder, whole or not at all: written aside, then renamed.
+fn publish(name: &CStr, report: &Report) {
+    let line = report.line();
+    let flags = sys::O_WRONLY | sys::O_CREAT | sys::O_TRUNC | sys::O_CLOEXEC;
+    if let Ok(file) = sys::openat(fds::INSTANCE, c"report.tmp", flags, 0o600) {
+        let whole = sys::write(file, line.bytes()) == Ok(line.len);
+        sys::close(file);
+        if whole {
+            let _ = sys::rename(fds::INSTANCE, c"report.tmp", name);
+        }
+    }
+}
+
+/// Sends the report of the start to the controller, once. Nobody may be reading: SIGPIPE is blocked, so that only costs an EPIPE.
+fn tell(report: &Report) {
+    let _ = sys::write(fds::REPORT, report.line().bytes());
+    sys::close(fds::REPORT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pid_and_start_time_are_found_behind_any_program_name() {
+        let stat =
+            b"42 (a) b (c)) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 25 18446744073709551615\n";
+        assert_eq!(parse_stat(stat), Some((42, 987_654)));
+        assert_eq!(parse_stat(b"42 (sh"), None);
+        let own = std::fs::read("/proc/self/stat").unwrap();
+        assert_eq!(parse_stat(&own).unwrap().0, u64::from(std::process::id()));
+    }
+
+    #[test]
+    fn a_report_is_a_word_and_numbers() {
+        let report = Report::new(b"failed").number(3).errno(Errno::ACCES);
+        assert_eq!(report.bytes(), b"failed 3 13");
+    }
+}

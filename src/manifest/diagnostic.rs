@@ -1,0 +1,71 @@
+//! What is wrong with a manifest, where, and what to do about it.
+
+use super::tree::Place;
+use serde::Serialize;
+use std::fmt;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The document, or the file, is refused.
+    Error,
+    /// Accepted, but probably not what was meant.
+    Warning,
+}
+
+/// One finding in one file. Shown as `web.yaml:12:9: cpu.weight is 0, expected 1..=10000` and a `help:` line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Diagnostic {
+    /// Relative to the folder.
+    pub path: String,
+    pub line: u64,
+    pub column: u64,
+    pub severity: Severity,
+    pub message: String,
+    /// The next step for whoever reads this.
+    pub help: String,
+}
+
+impl Diagnostic {
+    pub fn error(path: &str, at: Place, message: impl Into<String>, help: impl Into<String>) -> Diagnostic {
+        let (message, help) = (message.into(), help.into());
+        Diagnostic { path: path.to_owned(), line: at.line, column: at.column, severity: Severity::Error, message, help }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diagnostic { path, line, column, severity, message, help } = self;
+        let warning = if *severity == Severity::Warning { "warning: " } else { "" };
+        write!(f, "{path}:{line}:{column}: {warning}{message}\n  help: {help}")
+    }
+}
+
+/// Findings of one document, before the file's path is known to matter.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<(Severity, Place, String, String)>);
+
+impl Problems {
+    pub fn error(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {
+        self.0.push((Severity::Error, at, message.into(), help.into()));
+    }
+
+    pub fn warning(&mut self, at: Place, message: impl Into<String>, help: impl Into<String>) {
+        self.0.push((Severity::Warning, at, message.into(), help.into()));
+    }
+
+    pub fn any_error(&self) -> bool {
+        self.0.iter().any(|(severity, ..)| *severity == Severity::Error)
+    }
+
+    pub fn into_diagnostics(self, path: &str) -> impl Iterator<Item = Diagnostic> + use<'_> {
+        self.0.into_iter().map(move |(severity, at, message, help)| Diagnostic {
+            path: path.to_owned(),
+            line: at.line,
+            column: at.column,
+            severity,
+            message,
+            help,
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! How a run of a workload ended.
+
+use super::spec::Signal;
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The end of one instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Which run it was, counted from 1 over the life of the workload.
+    pub instance: u64,
+    pub outcome: Outcome,
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// The command called exit.
+    Exited { code: i32 },
+    /// The command was ended by a signal.
+    Killed { signal: Signal },
+    /// The kernel ended it for want of memory within its limit.
+    OutOfMemory,
+    /// The command never ran: not found.
+    NotFound { command: String },
+    /// The command never ran, for another reason.
+    NotStarted { reason: String },
+    /// It is gone and nothing tells how: its PID 1 was killed, or the machine went down.
+    Lost,
+}
+
+impl Outcome {
+    pub fn is_success(&self) -> bool {
+        *self == Outcome::Exited { code: 0 }
+    }
+
+    /// Whether trying again soon makes no sense: nothing but an edit or an installation changes it.
+    pub fn never_ran(&self) -> bool {
+        matches!(self, Outcome::NotFound { .. } | Outcome::NotStarted { .. })
+    }
+
+    /// The code a shell would show: 128 + the signal, 127 for a missing command, 126 for one that cannot be started.
+    pub fn code(&self) -> i32 {
+        match self {
+            Outcome::Exited { code } => *code,
+            Outcome::Killed { signal } => 128 + signal.0,
+            Outcome::OutOfMemory | Outcome::Lost => 128 + Signal::KILL.0,
+            Outcome::NotFound { .. } => 127,
+            Outcome::NotStarted { .. } => 126,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Exited { code } => write!(f, "exited with code {code}"),
+            Outcome::Killed { signal } => write!(f, "killed by {signal}"),
+            Outcome::OutOfMemory => f.write_str("killed: out of memory within its limit"),
+            Outcome::NotFound { command } => write!(f, "command not found: {command}"),
+            Outcome::NotStarted { reason } => f.write_str(reason),
+            Outcome::Lost => f.write_str("gone without an exit status"),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Values of the domain: names, units, cpu sets, topology, GPUs, what a workload should be, what was recorded, what was seen.
+//!
+//! Owns meaning and notation (how a value is written and read), never behaviour: no I/O, no clock, no choice. Everything is ordered
+//! (`BTreeMap`, `Ord`) so that equal inputs give equal plans.
+
+pub mod cgroup;
+pub mod cpuset;
+pub mod exit;
+pub mod gpu;
+pub mod machine;
+pub mod name;
+pub mod observed;
+pub mod record;
+pub mod spec;
+pub mod status;
+pub mod time;
+pub mod topology;
+pub mod units;

@@ -1,0 +1,41 @@
+//! What a host holds of one workload, as last seen.
+
+use super::cgroup::Settings;
+use super::exit::Exit;
+use super::record::Record;
+use super::time::Timestamp;
+
+/// Everything seen of one workload; all empty when there is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub instance: Option<Instance>,
+    pub group: Option<Group>,
+}
+
+/// The newest run there is a trace of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    pub number: u64,
+    /// The record it was started from, left beside it for the case that the database is lost.
+    pub record: Record,
+    pub life: Life,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Between the order and the command: its PID 1 is setting up.
+    Starting,
+    /// The command runs. `pid` is its number on the host.
+    Running { pid: u32, since: Timestamp },
+    /// It has ended, and what is left can be cleared away.
+    Ended(Exit),
+}
+
+/// The workload's cgroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// The control files this program sets, as the kernel has them.
+    pub settings: Settings,
+    /// Whether any process is in it.
+    pub populated: bool,
+}

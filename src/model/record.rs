@@ -1,0 +1,85 @@
+//! What the controller remembers about a workload across its own restarts: what was intended, allocated and has happened.
+//!
+//! Invariant: a record is written before the step it describes is taken, so that after a crash the record is at most one step ahead
+//! of the kernel, never behind it.
+
+use super::cpuset::CpuSet;
+use super::exit::Exit;
+use super::gpu::GpuLease;
+use super::spec::Spec;
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One workload's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The last good spec: what runs, or should.
+    pub spec: Spec,
+    pub origin: Origin,
+    /// Counts accepted changes of the spec, from 1.
+    pub generation: u64,
+    /// Counts runs, from 1; 0 before the first.
+    pub instance: u64,
+    /// The CPUs and GPUs set aside, while it runs or is about to.
+    pub grant: Option<Grant>,
+    /// Runs begun by the controller because the one before had ended by itself.
+    pub restarts: u32,
+    /// Failures in a row, for the backoff.
+    pub failures: u32,
+    /// Not to be started before this.
+    pub retry_at: Option<Timestamp>,
+    pub last_exit: Option<Exit>,
+    /// Its work is done, or it may not be tried again: it is not started any more unless its process changes.
+    pub finished: bool,
+    pub stopping: Option<Stopping>,
+}
+
+/// Where a spec was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Relative to the manifests folder.
+    pub path: String,
+    /// The first line of the document, from 1.
+    pub line: u64,
+    /// The beginning of the SHA-256 of the file, in hex.
+    pub revision: String,
+}
+
+/// A stop that has begun; it is seen through even if the reason goes away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    pub since: Timestamp,
+    pub reason: String,
+}
+
+/// CPUs and GPUs set aside for a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The CPUs of the domain it was placed in; those that became exclusive to another since are left out when it is applied.
+    pub cpus: CpuSet,
+    /// CPUs nobody else may use: the granted ones and the idle siblings of their cores. Empty unless `exclusive`.
+    pub fenced: CpuSet,
+    pub gpus: Vec<GpuLease>,
+    /// Why these, for people.
+    pub reason: String,
+}
+
+impl Record {
+    /// The record of a workload that was never run.
+    pub fn new(spec: Spec, origin: Origin) -> Record {
+        Record {
+            spec,
+            origin,
+            generation: 1,
+            instance: 0,
+            grant: None,
+            restarts: 0,
+            failures: 0,
+            retry_at: None,
+            last_exit: None,
+            finished: false,
+            stopping: None,
+        }
+    }
+}

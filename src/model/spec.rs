@@ -1,0 +1,238 @@
+//! What a workload should be: the meaning of one manifest, every default filled in.
+//!
+//! The split matters: a change in [`Spec::process`], [`Spec::gpu`] or [`Spec::kind`] needs a new process; a change in
+//! [`Spec::resources`] is written to the running one's cgroup; everything else is the controller's own business
+//! (`docs/MANIFEST.md`, "Which edits restart").
+
+use super::gpu::GpuRequest;
+use super::name::Name;
+use super::units::{Bytes, Limit, MilliCpu};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// One workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    pub name: Name,
+    pub kind: Kind,
+    pub process: Process,
+    pub resources: Resources,
+    pub gpu: Option<GpuRequest>,
+    /// Who is placed first, -1000..=1000, higher first.
+    pub priority: i32,
+    pub labels: BTreeMap<String, String>,
+    pub restart: Restart,
+    pub stop: Stop,
+    /// Keep it, but do not run it.
+    pub suspend: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Runs for ever; an end is a failure or a wish.
+    Service,
+    /// Runs to an end; a success is never repeated.
+    Job,
+}
+
+/// What is executed, and as whom. Fixed for the life of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The program and its arguments, at least the program.
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    /// Absolute.
+    pub workdir: String,
+    pub user: User,
+    pub volumes: Vec<Volume>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A host directory or file inside the workload's view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Absolute, on the host.
+    pub source: String,
+    /// Absolute, in the workload; has to exist there.
+    pub target: String,
+    pub read_only: bool,
+}
+
+/// What the kernel is to hold the workload to. Changed in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    pub cpu: Cpu,
+    pub memory: Memory,
+    /// Processes and threads, init included.
+    pub pids: Limit<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// What admission sets aside; nothing by default for `shared` and `idle`, the number of CPUs for `pinned` and `exclusive`.
+    pub request: MilliCpu,
+    /// CPU time per time, at most.
+    pub limit: Limit<MilliCpu>,
+    /// Share against other groups when CPUs are contended, 1..=10000, 100 by default.
+    pub weight: u32,
+    /// Unused quota that may be carried over, at most the quota of one period (100 ms).
+    pub burst: Duration,
+    pub class: CpuClass,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuClass {
+    /// The smallest topology domain with room, shared with others.
+    Shared,
+    /// Exactly as many CPUs as requested, shared with others.
+    Pinned,
+    /// Exactly as many CPUs as requested, used by no other workload.
+    Exclusive,
+    /// Runs only where nobody else wants the CPU.
+    Idle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// What admission sets aside and the kernel protects from reclaim where it can.
+    pub request: Bytes,
+    /// Reclaim above this.
+    pub high: Limit<Bytes>,
+    /// Never more than this.
+    pub limit: Limit<Bytes>,
+    /// Swap on top of `limit`; none by default where there is a limit.
+    pub swap: Limit<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    pub policy: RestartPolicy,
+    /// The wait after the first failure in a row; it doubles with each further one.
+    pub initial_delay: Duration,
+    pub max_delay: Duration,
+    /// A run of this length makes the next failure the first in a row again.
+    pub reset_after: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    pub signal: Signal,
+    /// From the signal to the end of the whole cgroup.
+    pub grace: Duration,
+}
+
+/// A signal number, 1..=31.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Signal(pub i32);
+
+/// Names in numeric order from 1, for x86-64 (signal(7)).
+const SIGNAL_NAMES: [&str; 31] = [
+    "SIGHUP",
+    "SIGINT",
+    "SIGQUIT",
+    "SIGILL",
+    "SIGTRAP",
+    "SIGABRT",
+    "SIGBUS",
+    "SIGFPE",
+    "SIGKILL",
+    "SIGUSR1",
+    "SIGSEGV",
+    "SIGUSR2",
+    "SIGPIPE",
+    "SIGALRM",
+    "SIGTERM",
+    "SIGSTKFLT",
+    "SIGCHLD",
+    "SIGCONT",
+    "SIGSTOP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGXCPU",
+    "SIGXFSZ",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGWINCH",
+    "SIGIO",
+    "SIGPWR",
+    "SIGSYS",
+];
+
+impl Signal {
+    pub const KILL: Signal = Signal(9);
+    pub const TERM: Signal = Signal(15);
+
+    /// A signal by its name, with or without `SIG`.
+    pub fn named(name: &str) -> Option<Signal> {
+        let bare = name.strip_prefix("SIG").unwrap_or(name);
+        let index = SIGNAL_NAMES.iter().position(|known| known.strip_prefix("SIG") == Some(bare))?;
+        i32::try_from(index + 1).ok().map(Signal)
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let index = usize::try_from(self.0).ok().and_then(|number| number.checked_sub(1));
+        match index.and_then(|index| SIGNAL_NAMES.get(index)) {
+            Some(name) => f.pad(name),
+            None => f.pad(&format!("signal {}", self.0)),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Kind::Service => "service",
+            Kind::Job => "job",
+        })
+    }
+}
+
+impl fmt::Display for CpuClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            CpuClass::Shared => "shared",
+            CpuClass::Pinned => "pinned",
+            CpuClass::Exclusive => "exclusive",
+            CpuClass::Idle => "idle",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_their_usual_names_and_numbers() {
+        for (name, number) in [("SIGHUP", 1), ("SIGKILL", 9), ("TERM", 15), ("SIGCONT", 18), ("SIGSYS", 31)] {
+            assert_eq!(Signal::named(name), Some(Signal(number)));
+        }
+        assert_eq!(Signal::named("SIGSIGTERM"), None);
+        assert_eq!(Signal(34).to_string(), "signal 34");
+        for number in 1..=31 {
+            assert_eq!(Signal::named(&Signal(number).to_string()), Some(Signal(number)));
+        }
+    }
+}

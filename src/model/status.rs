@@ -1,0 +1,157 @@
+//! What people and programs are told about a workload.
+
+use super::cpuset::CpuSet;
+use super::gpu::GpuLease;
+use super::name::Name;
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Where a workload is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Phase {
+    /// Wanted, not started: waiting for room, for a resource or for the next try.
+    Pending,
+    /// Being set up.
+    Starting,
+    Running,
+    /// Asked to end.
+    Stopping,
+    /// A job that succeeded, or a service that ended and is not to be restarted.
+    Completed,
+    /// Could not be started, or ended badly and is not to be restarted.
+    Failed,
+    /// Kept from running by its manifest.
+    Suspended,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Phase::Pending => "Pending",
+            Phase::Starting => "Starting",
+            Phase::Running => "Running",
+            Phase::Stopping => "Stopping",
+            Phase::Completed => "Completed",
+            Phase::Failed => "Failed",
+            Phase::Suspended => "Suspended",
+        })
+    }
+}
+
+/// One observation about a workload, in the manner of Kubernetes conditions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: ConditionKind,
+    pub status: bool,
+    /// One word for programs, `BackOff`.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+    /// When `status` and `reason` became what they are, as far as this controller has seen.
+    #[serde(with = "rfc3339")]
+    pub since: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ConditionKind {
+    /// The manifest in the folder is what the controller works towards.
+    Accepted,
+    /// CPUs and GPUs are set aside for it.
+    Placed,
+    /// It runs and can serve.
+    Ready,
+    /// It runs, but not entirely as its manifest says.
+    Degraded,
+}
+
+/// How the last run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// As a shell would show it.
+    pub code: i32,
+    pub message: String,
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+}
+
+/// Everything about one workload; the element of `ps -o json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub name: Name,
+    pub kind: String,
+    /// The sub-folder its manifest lies in, empty at the top.
+    pub group: String,
+    pub phase: Phase,
+    pub ready: bool,
+    /// The command's process on the host.
+    pub pid: Option<u32>,
+    pub restarts: u32,
+    pub last_exit: Option<LastExit>,
+    pub cpus: CpuSet,
+    /// The memory limit in bytes, none for no limit.
+    pub memory: Option<u64>,
+    pub gpus: Vec<GpuLease>,
+    /// Path of its cgroup below the hierarchy's root.
+    pub cgroup: String,
+    /// Path of its manifest below the manifests folder.
+    pub manifest: String,
+    /// The beginning of the SHA-256 of the file its spec was read from.
+    pub revision: String,
+    pub generation: u64,
+    /// The generation that the running process and its limits reflect, 0 while there is none.
+    pub observed_generation: u64,
+    pub conditions: Vec<Condition>,
+    /// When the current run began.
+    #[serde(with = "rfc3339::option")]
+    pub started: Option<Timestamp>,
+    pub command: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    /// Control files of its cgroup as last read from the kernel.
+    pub limits: BTreeMap<String, String>,
+}
+
+impl Status {
+    pub fn condition(&self, kind: ConditionKind) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.kind == kind)
+    }
+}
+
+/// Times as RFC 3339 text in JSON.
+mod rfc3339 {
+    use super::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's `with` passes a reference")]
+    pub fn serialize<S: Serializer>(time: &Timestamp, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(time)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(from)?;
+        let time: jiff::Timestamp = text.parse().map_err(D::Error::custom)?;
+        u64::try_from(time.as_millisecond()).map(Timestamp).map_err(D::Error::custom)
+    }
+
+    pub mod option {
+        use super::Timestamp;
+        use serde::{Deserialize, Deserializer, Serializer};
+
+        #[allow(clippy::ref_option, reason = "serde's `with` passes a reference")]
+        pub fn serialize<S: Serializer>(time: &Option<Timestamp>, out: S) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => out.collect_str(time),
+                None => out.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+            #[derive(Deserialize)]
+            struct Wrapped(#[serde(with = "super")] Timestamp);
+            Ok(Option::<Wrapped>::deserialize(from)?.map(|Wrapped(time)| time))
+        }
+    }
+}

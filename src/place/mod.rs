@@ -1,0 +1,136 @@
+//! Where workloads go: which CPUs, which GPUs, or why not yet. Pure, integers only.
+//!
+//! Problem: give each workload CPUs and devices so that promises hold (requests fit, exclusive is exclusive) and neighbours on the same
+//! core or cache disturb each other as little as possible.
+//! Approach: one workload at a time against a ledger of what the others hold; a grant that is still good is kept, so that nothing moves
+//! because something unrelated changed.
+//! Terms: *claim*, what a workload is expected to use (its limit, else its request); *pool*, the CPUs that are nobody's exclusively;
+//! *fenced*, exclusive CPUs with the idle siblings of their cores.
+//! Guarantees: exclusive sets are disjoint from every other set once applied; every granted set is non-empty and usable; at least one
+//! CPU stays in the pool; the requests of the ledger never exceed the machine; equal inputs give equal answers.
+
+pub mod cpu;
+pub mod gpu;
+
+use crate::model::cpuset::CpuSet;
+use crate::model::gpu::GpuRequest;
+use crate::model::machine::Machine;
+use crate::model::name::Name;
+use crate::model::record::Grant;
+use crate::model::spec::{CpuClass, Resources, Spec};
+use crate::model::units::Bytes;
+use std::collections::BTreeMap;
+
+/// What every placed workload holds.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    holdings: BTreeMap<Name, Holding>,
+}
+
+/// What one workload holds, and what it asked for.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    pub resources: Resources,
+    pub grant: Grant,
+}
+
+/// What one workload asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub name: &'a Name,
+    pub resources: &'a Resources,
+    pub gpu: Option<&'a GpuRequest>,
+    /// What it held before, preferred among equals.
+    pub previous: Option<&'a Grant>,
+}
+
+/// Why a workload has to wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One word for programs.
+    pub reason: &'static str,
+    /// What is missing, and what would make it fit.
+    pub message: String,
+}
+
+impl<'a> Ask<'a> {
+    pub fn of(spec: &'a Spec, previous: Option<&'a Grant>) -> Ask<'a> {
+        Ask { name: &spec.name, resources: &spec.resources, gpu: spec.gpu.as_ref(), previous }
+    }
+}
+
+impl Ledger {
+    pub fn put(&mut self, name: Name, holding: Holding) {
+        self.holdings.insert(name, holding);
+    }
+
+    pub fn remove(&mut self, name: &Name) {
+        self.holdings.remove(name);
+    }
+
+    pub fn get(&self, name: &Name) -> Option<&Holding> {
+        self.holdings.get(name)
+    }
+
+    /// Everyone's holdings but one's own.
+    pub fn others<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = (&'a Name, &'a Holding)> {
+        self.holdings.iter().filter(move |(holder, _)| *holder != name)
+    }
+
+    /// CPUs that others have fenced off.
+    pub fn fenced_by_others(&self, name: &Name) -> CpuSet {
+        self.others(name).fold(CpuSet::new(), |fenced, (_, holding)| fenced.union(&holding.grant.fenced))
+    }
+}
+
+/// Finds a place.
+pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant, Refusal> {
+    admit(machine, ledger, ask)?;
+    let gpus = match ask.gpu {
+        Some(request) => gpu::place(machine, ledger, ask, request)?,
+        None => Vec::new(),
+    };
+    let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
+    Ok(Grant { cpus, fenced, gpus, reason })
+}
+
+/// Whether a grant may simply be kept.
+pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> bool {
+    cpu::still_good(machine, ledger, ask, grant) && gpu::still_good(machine, ask, grant)
+}
+
+/// The cpuset to write for a grant: without what has become exclusive to others since.
+pub fn cpus_in_force(machine: &Machine, ledger: &Ledger, name: &Name, grant: &Grant) -> CpuSet {
+    let open = machine.topology.usable.difference(&ledger.fenced_by_others(name));
+    let cpus = grant.cpus.intersection(&open);
+    // A domain that went entirely to exclusive neighbours: anywhere in the pool is better than nowhere; the next pass finds a place.
+    if cpus.is_empty() { open } else { cpus }
+}
+
+/// Requests have to fit the machine.
+fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
+    let others = || ledger.others(ask.name).map(|(_, holding)| &holding.resources);
+    let held: u64 = others().map(|resources| resources.memory.request.0).sum();
+    let wanted = ask.resources.memory.request.0;
+    if held.saturating_add(wanted) > machine.memory.0 {
+        let message = format!(
+            "memory.request {} does not fit: {} of {} are set aside for others; lower a request, or free memory by stopping others",
+            Bytes(wanted),
+            Bytes(held).rounded(),
+            machine.memory.rounded()
+        );
+        return Err(Refusal { reason: "InsufficientMemory", message });
+    }
+    cpu::admit(machine, ledger, ask)
+}
+
+/// Whether CPUs of this class are counted out one by one.
+pub fn is_counted(class: CpuClass) -> bool {
+    match class {
+        CpuClass::Pinned | CpuClass::Exclusive => true,
+        CpuClass::Shared | CpuClass::Idle => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

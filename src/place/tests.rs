@@ -1,0 +1,249 @@
+//! Placement as text: a machine, workloads in order, where each goes.
+
+use super::*;
+use crate::model::cgroup::{Generation, Support};
+use crate::model::gpu::{Gpu, GpuId, Vendor};
+use crate::model::topology::Topology;
+use crate::model::topology::tests::{flat, two_sockets};
+use proptest::prelude::*;
+use std::fmt::Write;
+
+fn machine(topology: Topology) -> Machine {
+    let gpu = |index: u32, memory: u64| Gpu {
+        id: GpuId(format!("GPU-{index}")),
+        vendor: Vendor::Simulated,
+        model: "Simulated".to_owned(),
+        memory: Bytes(memory << 30),
+    };
+    Machine {
+        topology,
+        memory: Bytes(16 << 30),
+        gpus: vec![gpu(0, 16), gpu(1, 16), gpu(2, 80)],
+        cgroup: Support { generation: Generation::Unified, files: [].into(), nodes: "0".parse().unwrap() },
+        boot_id: "boot".to_owned(),
+    }
+}
+
+fn spec(name: &str, fields: &str) -> Spec {
+    let parsed = crate::manifest::parse("x.yaml", format!("name: {name}\ncommand: x\n{fields}\n").as_bytes());
+    assert_eq!(parsed.diagnostics, [], "{fields}");
+    parsed.workloads.into_iter().next().unwrap().0
+}
+
+/// Places workloads one after the other, as far as they fit.
+fn place_all(machine: &Machine, workloads: &[(&str, &str)]) -> (Ledger, String) {
+    let mut ledger = Ledger::default();
+    let mut shown = String::new();
+    for (name, fields) in workloads {
+        let spec = spec(name, fields);
+        match place(machine, &ledger, &Ask::of(&spec, None)) {
+            Ok(grant) => {
+                write!(shown, "{name}: {}", grant.cpus).unwrap();
+                for lease in &grant.gpus {
+                    write!(shown, " {lease}").unwrap();
+                }
+                writeln!(shown, " ({})", grant.reason).unwrap();
+                ledger.put(spec.name, Holding { resources: spec.resources, grant });
+            }
+            Err(refusal) => writeln!(shown, "{name}: {}: {}", refusal.reason, refusal.message).unwrap(),
+        }
+    }
+    (ledger, shown)
+}
+
+fn check(topology: Topology, workloads: &[(&str, &str)]) -> String {
+    place_all(&machine(topology), workloads).1
+}
+
+#[test]
+fn sharers_get_the_smallest_domain_with_room_least_loaded_first() {
+    insta::assert_snapshot!(check(two_sockets(), &[
+        ("a", "cpu: 2"),
+        ("b", "cpu: 2"),
+        ("c", "cpu: 3"),
+        ("d", "cpu: 500m"),
+        ("e", "cpu: 8"),
+        ("f", ""),
+    ]), @"
+    a: 0,8 (smallest domain with room: core 0,8, 0m of 2 CPUs claimed by others)
+    b: 1,9 (smallest domain with room: core 1,9, 0m of 2 CPUs claimed by others)
+    c: 2-3,10-11 (smallest domain with room: last-level cache 2-3,10-11, 0m of 4 CPUs claimed by others)
+    d: 4,12 (smallest domain with room: core 4,12, 0m of 2 CPUs claimed by others)
+    e: 0-15 (smallest domain with room: machine 0-15, 7500m of 16 CPUs claimed by others)
+    f: 0-15 (no cpu.limit: all shared CPUs 0-15)
+    ");
+}
+
+#[test]
+fn when_claims_exceed_every_domain_the_pool_is_shared_by_weight() {
+    insta::assert_snapshot!(check(flat(2), &[("a", "cpu: 2"), ("b", "cpu: 2"), ("c", "cpu: 64"), ("d", "cpu: 1")]), @"
+    a: 0-1 (smallest domain with room: machine 0-1, 0m of 2 CPUs claimed by others)
+    b: 0-1 (no domain has room for 2000m: all shared CPUs 0-1)
+    c: 0-1 (no domain has room for 64000m: all shared CPUs 0-1)
+    d: 0-1 (no domain has room for 1000m: all shared CPUs 0-1)
+    ");
+}
+
+#[test]
+fn exclusive_cpus_are_whole_cores_that_nobody_else_has() {
+    insta::assert_snapshot!(check(two_sockets(), &[
+        ("a", "cpu: {class: exclusive, request: 1}"),
+        ("b", "cpu: {class: exclusive, request: 4}"),
+        ("c", "cpu: {class: pinned, request: 2}"),
+        ("d", "cpu: 2"),
+        ("e", "cpu: {class: exclusive, request: 12}"),
+        ("f", "cpu: {class: idle}"),
+    ]), @"
+    a: 0 (class exclusive: 0 of core 0,8, fenced 0,8)
+    b: 2-3,10-11 (class exclusive: 2-3,10-11 of last-level cache 2-3,10-11, fenced 2-3,10-11)
+    c: 1,9 (class pinned: 2 least loaded CPUs of core 1,9)
+    d: 4,12 (smallest domain with room: core 4,12, 0m of 2 CPUs claimed by others)
+    e: InsufficientCpu: 12 CPUs asked for exclusively, on whole cores; 10 CPUs open (1,4-7,9,12-15), of which 2 must stay shared; lower cpu.request, or stop another workload
+    f: 1,4-7,9,12-15 (class idle: anywhere in 1,4-7,9,12-15)
+    ");
+}
+
+#[test]
+fn one_core_always_stays_shared() {
+    insta::assert_snapshot!(check(flat(2), &[
+        ("a", "cpu: {class: exclusive, request: 2}"),
+        ("b", "cpu: {class: exclusive, request: 1}"),
+        ("c", "cpu: {class: exclusive, request: 1}"),
+        ("d", "cpu: {class: pinned, request: 2}"),
+    ]), @"
+    a: InsufficientCpu: 2 CPUs asked for exclusively, on whole cores; 2 CPUs open (0-1), of which 1 must stay shared; lower cpu.request, or stop another workload
+    b: 0 (class exclusive: 0 of core 0, fenced 0)
+    c: InsufficientCpu: 1 CPU asked for exclusively, on whole cores; 1 CPU open (1), of which 1 must stay shared; lower cpu.request, or stop another workload
+    d: InsufficientCpu: cpu.request 2 does not fit: 0m of 1 CPU are set aside for others; lower a request, or stop others
+    ");
+}
+
+#[test]
+fn an_exclusive_newcomer_spares_pinned_neighbours_if_it_can() {
+    insta::assert_snapshot!(check(flat(4), &[
+        ("pin", "cpu: {class: pinned, request: 1}"),
+        ("ex", "cpu: {class: exclusive, request: 2}"),
+        ("pin2", "cpu: {class: pinned, request: 2}"),
+        ("ex2", "cpu: {class: exclusive, request: 1}"),
+    ]), @"
+    pin: 0 (class pinned: 1 least loaded CPUs of core 0)
+    ex: 1-2 (class exclusive: 1-2 of machine 0-3, fenced 1-2)
+    pin2: InsufficientCpu: cpu.request 2 does not fit: 1000m of 2 CPUs are set aside for others; lower a request, or stop others
+    ex2: 3 (class exclusive: 3 of core 3, fenced 3)
+    ");
+}
+
+#[test]
+fn requests_have_to_fit_the_machine() {
+    insta::assert_snapshot!(check(flat(2), &[
+        ("a", "memory: {request: 10Gi}"),
+        ("b", "memory: {request: 7Gi}"),
+        ("c", "cpu: {request: 1500m}"),
+        ("d", "cpu: {request: 600m}"),
+        ("e", "cpu: {request: 500m}"),
+    ]), @"
+    a: 0-1 (no cpu.limit: all shared CPUs 0-1)
+    b: InsufficientMemory: memory.request 7Gi does not fit: 10Gi of 16Gi are set aside for others; lower a request, or free memory by stopping others
+    c: 0-1 (no cpu.limit: all shared CPUs 0-1)
+    d: InsufficientCpu: cpu.request 600m does not fit: 1500m of 2 CPUs are set aside for others; lower a request, or stop others
+    e: 0-1 (no cpu.limit: all shared CPUs 0-1)
+    ");
+}
+
+#[test]
+fn gpus_go_best_fit_whole_and_shared() {
+    insta::assert_snapshot!(check(flat(2), &[
+        ("share", "gpu: {memory: 4Gi}"),
+        ("whole", "gpu: true"),
+        ("second-share", "gpu: {memory: 12Gi}"),
+        ("big", "gpu: {memory: 40Gi}"),
+        ("two", "gpu: 2"),
+        ("other-model", "gpu: {model: H200}"),
+        ("too-large", "gpu: {memory: 81Gi}"),
+        ("many", "gpu: 4"),
+    ]), @"
+    share: 0-1 GPU-0 (4Gi) (no cpu.limit: all shared CPUs 0-1)
+    whole: 0-1 GPU-1 (whole) (no cpu.limit: all shared CPUs 0-1)
+    second-share: 0-1 GPU-0 (12Gi) (no cpu.limit: all shared CPUs 0-1)
+    big: 0-1 GPU-2 (40Gi) (no cpu.limit: all shared CPUs 0-1)
+    two: GpuBusy: 2 whole GPUs asked for, 0 of 3 suitable are free now; held by big, second-share, share, whole
+    other-model: NoSuchGpu: 1 whole GPU of model H200 asked for, this host has 0 suitable of 3
+    too-large: NoSuchGpu: 81Gi on 1 GPU asked for, this host has 0 suitable of 3
+    many: NoSuchGpu: 4 whole GPUs asked for, this host has 3 suitable of 3
+    ");
+}
+
+#[test]
+fn a_grant_is_kept_until_it_no_longer_serves() {
+    let machine = machine(two_sockets());
+    let (mut ledger, _) = place_all(&machine, &[("web", "cpu: 2")]);
+    let web = spec("web", "cpu: 2");
+    let grant = ledger.get(&web.name).unwrap().grant.clone();
+    assert_eq!(grant.cpus.to_string(), "0,8");
+    let good = |ledger: &Ledger, spec: &Spec| still_good(&machine, ledger, &Ask::of(spec, None), &grant);
+    assert!(good(&ledger, &web));
+    assert!(good(&ledger, &spec("web", "cpu: 1")), "a lower limit needs no move");
+    assert!(!good(&ledger, &spec("web", "cpu: {class: exclusive, request: 2}")));
+    assert!(!good(&ledger, &spec("web", "cpu: 2\ngpu: true")));
+    let mut fence = |cpus: &str| {
+        let cpus: CpuSet = cpus.parse().unwrap();
+        let hermit = spec("hermit", "cpu: {class: exclusive, request: 1}");
+        let fenced = Grant { cpus: cpus.clone(), fenced: cpus, ..Grant::default() };
+        ledger.put(hermit.name, Holding { resources: hermit.resources, grant: fenced });
+        (good(&ledger, &web), cpus_in_force(&machine, &ledger, &web.name, &grant).to_string())
+    };
+    assert_eq!(fence("1,9"), (true, "0,8".to_owned()));
+    assert_eq!(fence("0"), (false, "8".to_owned()), "one CPU is left of two it can use");
+    assert_eq!(fence("0,8"), (false, "1-7,9-15".to_owned()), "until it is placed anew it runs anywhere open");
+    assert_eq!(fence("0-7,9-15"), (true, "8".to_owned()), "there is nothing better to move to");
+}
+
+fn workload() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (1u32..9).prop_map(|n| format!("cpu: {n}")),
+        (1u32..9).prop_map(|n| format!("cpu: {{class: exclusive, request: {n}}}")),
+        (1u32..5000).prop_map(|n| format!("cpu: {{class: pinned, request: {n}m}}")),
+        Just("cpu: {class: idle}".to_owned()),
+        Just(String::new()),
+        (1u32..3).prop_map(|n| format!("gpu: {n}")),
+        (1u32..20).prop_map(|n| format!("gpu: {{memory: {n}Gi}}")),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_granted_keeps_the_promises(fields in proptest::collection::vec(workload(), 1..12), sockets in any::<bool>()) {
+        let machine = machine(if sockets { two_sockets() } else { flat(6) });
+        let names: Vec<String> = (0..fields.len()).map(|n| format!("w{n}")).collect();
+        let workloads: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(fields.iter().map(String::as_str)).collect();
+        let (ledger, shown) = place_all(&machine, &workloads);
+        prop_assert_eq!(&shown, &place_all(&machine, &workloads).1, "not deterministic");
+        let fenced: Vec<(&Name, CpuSet)> = ledger.holdings.iter().map(|(name, holding)| (name, holding.grant.fenced.clone())).collect();
+        let all_fenced = fenced.iter().fold(CpuSet::new(), |all, (_, set)| all.union(set));
+        prop_assert!(all_fenced.len() < machine.topology.usable.len(), "nothing is left to share");
+        for (name, holding) in &ledger.holdings {
+            let in_force = cpus_in_force(&machine, &ledger, name, &holding.grant);
+            prop_assert!(!in_force.is_empty() && in_force.is_subset(&machine.topology.usable));
+            for (other, set) in fenced.iter().filter(|(other, _)| *other != name) {
+                prop_assert!(in_force.is_disjoint(set), "{} runs on CPUs of {}", name, other);
+            }
+            if holding.grant.fenced.is_empty() {
+                let pool = machine.topology.usable.len() - all_fenced.len();
+                prop_assert!(holding.resources.cpu.request.cpus_ceil() <= pool, "{} was promised more than is left", name);
+            }
+            if is_counted(holding.resources.cpu.class) {
+                prop_assert_eq!(holding.grant.cpus.len(), holding.resources.cpu.request.cpus_ceil());
+            }
+        }
+        for gpu in &machine.gpus {
+            let leases: Vec<_> = ledger.holdings.values().flat_map(|holding| &holding.grant.gpus).filter(|lease| lease.gpu == gpu.id).collect();
+            let whole = leases.iter().any(|lease| lease.share == crate::model::gpu::Share::Whole);
+            prop_assert!(!whole || leases.len() == 1, "{} is whole and shared", gpu.id);
+            let used: u64 = leases.iter().map(|lease| match lease.share {
+                crate::model::gpu::Share::Whole => 0,
+                crate::model::gpu::Share::Memory(Bytes(memory)) => memory,
+            }).sum();
+            prop_assert!(used <= gpu.memory.0);
+        }
+    }
+}
