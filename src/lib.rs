@@ -4,3 +4,4 @@ pub mod init;
 pub mod manifest;
 pub mod model;
 pub mod place;
+pub mod plan;

@@ -6,32 +6,17 @@
 use super::Parsed;
 use super::diagnostic::Diagnostic;
 use super::tree::Place;
+use crate::model::desired::{Desired, Wanted};
 use crate::model::name::Name;
 use crate::model::record::Origin;
 use crate::model::spec::Spec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What the manifests folder asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    pub wanted: BTreeMap<Name, Wanted>,
-    /// Workloads to leave as they are, and the path of the manifest that is in the way.
-    pub held: BTreeMap<Name, String>,
-    pub diagnostics: Vec<Diagnostic>,
-}
-
-/// One accepted manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    pub spec: Spec,
-    pub origin: Origin,
-}
-
 /// Puts the files together. `owners` tells which path each recorded workload came from: where two files claim one name, the one that has
 /// it keeps it; where none has, the first path in order gets it.
-pub fn gather(files: &BTreeMap<String, Arc<Parsed>>, owners: &BTreeMap<Name, String>) -> Desired {
-    let mut desired = Desired::default();
+pub fn gather(files: &BTreeMap<String, Arc<Parsed>>, owners: &BTreeMap<Name, String>) -> (Desired, Vec<Diagnostic>) {
+    let (mut desired, mut diagnostics) = (Desired::default(), Vec::new());
     for (name, claims) in claims(files) {
         let owner = owners.get(&name);
         let chosen = claims.iter().position(|(_, origin)| Some(&origin.path) == owner).unwrap_or(0);
@@ -40,12 +25,12 @@ pub fn gather(files: &BTreeMap<String, Arc<Parsed>>, owners: &BTreeMap<Name, Str
                 let wanted = Wanted { spec: (*spec).clone(), origin: (*origin).clone() };
                 desired.wanted.insert(name.clone(), wanted);
             } else {
-                desired.diagnostics.push(taken(&name, origin, claims[chosen].1));
+                diagnostics.push(taken(&name, origin, claims[chosen].1));
             }
         }
     }
     for (path, parsed) in files {
-        desired.diagnostics.extend(parsed.diagnostics.iter().cloned());
+        diagnostics.extend(parsed.diagnostics.iter().cloned());
         if parsed.broken {
             let owned = owners.iter().filter(|(_, owner)| *owner == path).map(|(name, _)| name);
             for name in owned.chain(parsed.claims.iter().filter(|name| owners.contains_key(name))) {
@@ -55,8 +40,8 @@ pub fn gather(files: &BTreeMap<String, Arc<Parsed>>, owners: &BTreeMap<Name, Str
             }
         }
     }
-    desired.diagnostics.sort();
-    desired
+    diagnostics.sort();
+    (desired, diagnostics)
 }
 
 fn claims(files: &BTreeMap<String, Arc<Parsed>>) -> BTreeMap<Name, Vec<(&Spec, &Origin)>> {
@@ -85,7 +70,7 @@ mod tests {
         let files =
             files.iter().map(|(path, text)| ((*path).to_owned(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = owners.iter().map(|(name, path)| (name.parse().unwrap(), (*path).to_owned())).collect();
-        let Desired { wanted, held, diagnostics } = gather(&files, &owners);
+        let (Desired { wanted, held }, diagnostics) = gather(&files, &owners);
         let wanted = wanted.iter().map(|(name, wanted)| format!("want {name} from {}\n", wanted.origin.path));
         let held = held.iter().map(|(name, path)| format!("hold {name} because of {path}\n"));
         wanted.chain(held).chain(diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n"))).collect()

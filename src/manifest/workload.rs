@@ -6,6 +6,7 @@ use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::resources;
 use super::tree::{Node, Value};
+use crate::model::gpu::GPU_VARIABLES;
 use crate::model::name::Name;
 use crate::model::spec::{Kind, Process, Restart, RestartPolicy, Signal, Spec, Stop, User, Volume};
 use std::collections::BTreeMap;
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 /// The one value of `apiVersion`.
 pub const API_VERSION: &str = "containerctl/v1";
+
+/// The least bound on the wait between restarts.
+const MAX_DELAY_MIN: Duration = Duration::from_secs(1);
 
 pub const WORKLOAD: Schema = Schema {
     fields: &[
@@ -83,6 +87,9 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
     let restart = restart(&map, kind, problems);
     let stop = stop(&map, problems);
     let suspend = map.get("suspend", problems).and_then(|field| field.boolean(problems)).unwrap_or(false);
+    if let (Some(process), Some(_)) = (&process, &gpu) {
+        granted_variables(&map, process, problems);
+    }
     if problems.any_error() {
         return None;
     }
@@ -184,6 +191,16 @@ fn env(field: &Field<'_>, problems: &mut Problems) -> Option<BTreeMap<String, St
         }
     }
     Some(texts)
+}
+
+/// Variables that tell a workload its GPUs come from the grant; a manifest that sets them too would be overruled without a word.
+fn granted_variables(map: &Map<'_>, process: &Process, problems: &mut Problems) {
+    for variable in GPU_VARIABLES.into_iter().filter(|variable| process.env.contains_key(*variable)) {
+        if let Some(field) = map.get("env", problems) {
+            let message = format!("env.{variable} is set by the controller for a workload with `gpu`");
+            problems.error(field.at(), message, "delete the variable, or delete `gpu`");
+        }
+    }
 }
 
 /// An absolute path without `..`, which could lead out of where it was checked.
@@ -290,6 +307,13 @@ fn restart(map: &Map<'_>, kind: Kind, problems: &mut Problems) -> Restart {
         if let Some(duration) = map.get(key, problems).and_then(|field| field.duration(problems)) {
             *place = duration;
         }
+    }
+    if restart.max_delay < MAX_DELAY_MIN {
+        problems.error(
+            field.at(),
+            "restart.maxDelay is below 1s",
+            "a failing workload would be started in a tight loop; write 1s or more",
+        );
     }
     if restart.initial_delay > restart.max_delay {
         problems.error(

@@ -4,6 +4,12 @@ use super::units::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// Environment variables through which a grant reaches a workload: the devices, as NVIDIA's libraries read them, and for a memory share
+/// its bytes, which nothing but the workload itself keeps to.
+pub const GPU_VARIABLES: [&str; 2] = [VISIBLE_DEVICES, SHARE_BYTES];
+pub const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+pub const SHARE_BYTES: &str = "CONTAINERCTL_GPU_MEMORY_BYTES";
+
 /// A device's stable identity, the way its driver spells it (`GPU-<uuid>`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod cpuset;
+pub mod desired;
 pub mod exit;
 pub mod gpu;
 pub mod machine;

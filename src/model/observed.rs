@@ -18,6 +18,8 @@ pub struct Instance {
     pub number: u64,
     /// The record it was started from, left beside it for the case that the database is lost.
     pub record: Record,
+    /// When the command began.
+    pub started: Option<Timestamp>,
     pub life: Life,
 }
 
@@ -26,7 +28,7 @@ pub enum Life {
     /// Between the order and the command: its PID 1 is setting up.
     Starting,
     /// The command runs. `pid` is its number on the host.
-    Running { pid: u32, since: Timestamp },
+    Running { pid: u32 },
     /// It has ended, and what is left can be cleared away.
     Ended(Exit),
 }

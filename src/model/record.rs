@@ -49,7 +49,10 @@ pub struct Origin {
 /// A stop that has begun; it is seen through even if the reason goes away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopping {
+    /// When the stop signal was sent.
     pub since: Timestamp,
+    /// When the whole cgroup was last killed, the grace being over.
+    pub killed: Option<Timestamp>,
     pub reason: String,
 }
 

@@ -94,6 +94,16 @@ pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant,
     Ok(Grant { cpus, fenced, gpus, reason })
 }
 
+/// Other CPUs for a workload that runs, if those it holds no longer serve; its devices stay what they are.
+pub fn replace_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> Result<Grant, Refusal> {
+    if cpu::still_good(machine, ledger, ask, grant) {
+        return Ok(grant.clone());
+    }
+    admit(machine, ledger, ask)?;
+    let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
+    Ok(Grant { cpus, fenced, gpus: grant.gpus.clone(), reason })
+}
+
 /// Whether a grant may simply be kept.
 pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> bool {
     cpu::still_good(machine, ledger, ask, grant) && gpu::still_good(machine, ask, grant)

@@ -1,0 +1,169 @@
+//! What to do next, and why: the difference between what is desired, what is recorded and what is seen.
+//!
+//! Owns every decision of the controller. Never acts: a [`Plan`] is a list of [`Work`], each with its reason, that the shell carries out
+//! without choosing.
+//!
+//! Approach: level-triggered. Each workload gets at most one step a pass, the next one from where it is *seen* to be; waiting (a grace
+//! period, a backoff, CPUs that have to be vacated first) is no step but a time or an event to look again. So a plan is the same after a
+//! crash as before it, and no step has to remember how far a sequence had come.
+//!
+//! Guarantees:
+//! * a successor is started only when nothing of its predecessor is seen any more: no instance, no process, no cgroup;
+//! * a record is written before the step it describes ([`Work::record`] first, then [`Work::act`]);
+//! * CPUs are fenced for an exclusive workload before it starts, and it starts when no neighbour's cpuset holds them any more;
+//! * a workload whose manifest is unreadable is never stopped, resized or replaced because of that;
+//! * a pass over a host that is as it should be has no work.
+
+pub mod backoff;
+pub mod kernel;
+mod lifecycle;
+
+use crate::model::cgroup::Write;
+use crate::model::desired::Desired;
+use crate::model::machine::Machine;
+use crate::model::name::Name;
+use crate::model::observed::{Life, Observed};
+use crate::model::record::Record;
+use crate::model::spec::Signal;
+use crate::model::status::{ConditionKind, Phase};
+use crate::model::time::Timestamp;
+use crate::place::{Holding, Ledger};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything a decision may depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    pub desired: &'a Desired,
+    pub records: &'a BTreeMap<Name, Record>,
+    pub observed: &'a BTreeMap<Name, Observed>,
+    /// Workloads whose last step is still being carried out: they get none.
+    pub busy: &'a BTreeSet<Name>,
+    /// Workloads whose last step failed.
+    pub setbacks: &'a BTreeMap<Name, Setback>,
+    pub machine: &'a Machine,
+    /// Host CPU utilisation in percent, where it has been measured.
+    pub utilisation_percent: Option<u8>,
+    /// Jobs wait while the host is busier than this.
+    pub job_threshold_percent: u8,
+    pub now: Timestamp,
+    /// Drawn once for each controller, for jitter.
+    pub entropy: u64,
+}
+
+/// A step that failed, and when to try again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setback {
+    pub message: String,
+    pub failures: u32,
+    pub retry_at: Timestamp,
+}
+
+/// What to do, and how things stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order to begin them; each is about another workload.
+    pub work: Vec<Work>,
+    pub verdicts: BTreeMap<Name, Verdict>,
+    /// When to look again if nothing happens before.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// One step for one workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    pub name: Name,
+    /// What to remember from now on, if that changes. To be stored before `act`.
+    pub record: Option<Record>,
+    pub act: Act,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing but the record.
+    Remember,
+    /// Make the cgroup, write the limits, start the command in it.
+    Start { writes: Vec<Write>, env: BTreeMap<String, String> },
+    /// Write limits to the running workload's cgroup.
+    Resize { writes: Vec<Write> },
+    /// Ask the command to end.
+    Stop { signal: Signal },
+    /// End every process of the cgroup.
+    Kill,
+    /// Clear away what is left of a run that has ended: cgroup and runtime files.
+    Clear,
+    /// The same, then its logs and its record.
+    Forget,
+}
+
+/// How a workload stands after the pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub phase: Phase,
+    /// The generation that is in force.
+    pub observed_generation: u64,
+    pub findings: Vec<Finding>,
+}
+
+/// One condition, without its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub kind: ConditionKind,
+    pub status: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Decides a pass.
+pub fn plan(input: &Input<'_>) -> Plan {
+    let mut ledger = ledger(input);
+    let mut decisions: Vec<(Name, lifecycle::Decision)> = Vec::new();
+    for name in in_order(input) {
+        let decision = lifecycle::decide(input, &mut ledger, &name);
+        decisions.push((name, decision));
+    }
+    // CPUs are settled last, when everyone's grant is known: an exclusive newcomer narrows its neighbours in the same pass.
+    let mut plan = Plan::default();
+    for (name, decision) in decisions {
+        lifecycle::settle(input, &ledger, name, decision, &mut plan);
+    }
+    plan
+}
+
+/// What every workload holds as the pass begins.
+fn ledger(input: &Input<'_>) -> Ledger {
+    let mut ledger = Ledger::default();
+    for name in names(input) {
+        let recorded = input.records.get(&name);
+        let started_as =
+            input.observed.get(&name).and_then(|seen| seen.instance.as_ref()).map(|instance| &instance.record);
+        let Some(record) = recorded.or(started_as) else { continue };
+        if let Some(grant) = &record.grant {
+            let holding = Holding { resources: record.spec.resources.clone(), grant: grant.clone() };
+            ledger.put(name, holding);
+        }
+    }
+    ledger
+}
+
+fn names(input: &Input<'_>) -> BTreeSet<Name> {
+    let Input { desired, records, observed, .. } = input;
+    desired.wanted.keys().chain(records.keys()).chain(observed.keys()).cloned().collect()
+}
+
+/// Those that run first, so that newcomers find the machine as it is; newcomers by priority, then by name.
+fn in_order(input: &Input<'_>) -> Vec<Name> {
+    let mut names: Vec<Name> = names(input).into_iter().collect();
+    names.sort_by_cached_key(|name| {
+        let life = input.observed.get(name).and_then(|seen| seen.instance.as_ref()).map(|instance| &instance.life);
+        let runs = matches!(life, Some(Life::Starting | Life::Running { .. }));
+        let wanted = input.desired.wanted.get(name).map(|wanted| wanted.spec.priority);
+        let priority = wanted.or_else(|| input.records.get(name).map(|record| record.spec.priority)).unwrap_or(0);
+        (!runs, Reverse(priority), name.clone())
+    });
+    names
+}
+
+#[cfg(test)]
+mod tests;
