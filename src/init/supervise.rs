@@ -21,8 +21,6 @@ pub mod fds {
     pub const INSTANCE: i32 = 5;
     /// The workload's log folder.
     pub const LOGS: i32 = 6;
-    /// The first number that is not ours.
-    pub const END: u32 = 7;
 }
 
 /// Init's own exit code when it never got to run the command; the reports say why.
@@ -60,6 +58,8 @@ pub fn run(memory: &mut Memory) -> i32 {
     // mode checking": not dumpable needs CAP_SYS_PTRACE).
     let _ = sys::prctl(sys::PR_SET_DUMPABLE, 0, 0);
     let _ = sys::prctl(sys::PR_SET_NAME, c"containerctl-init".as_ptr() as usize, 0);
+    // Modes in the steps are meant as they are written; the command gets a usual mask.
+    sys::umask(0);
     // All signals wait for the signalfd: none may take its default action on a PID 1 that is doing set-up.
     let _ = sys::set_signal_mask(!0);
     match start(memory) {

@@ -45,6 +45,7 @@ pub const O_NONBLOCK: u32 = 0o4000;
 pub const O_DIRECTORY: u32 = 0o200_000;
 pub const O_NOFOLLOW: u32 = 0o400_000;
 pub const O_CLOEXEC: u32 = 0o2_000_000;
+pub const O_PATH: u32 = 0o10_000_000;
 
 pub const CLONE_VM: u64 = 0x100;
 pub const CLONE_VFORK: u64 = 0x4000;
@@ -113,14 +114,14 @@ mod nr {
     pub const EXIT_GROUP: usize = 231;
     pub const OPENAT: usize = 257;
     pub const MKDIRAT: usize = 258;
-    pub const MKNODAT: usize = 259;
     pub const UNLINKAT: usize = 263;
     pub const RENAMEAT: usize = 264;
-    pub const SYMLINKAT: usize = 266;
     pub const UNSHARE: usize = 272;
     pub const SIGNALFD4: usize = 289;
     pub const DUP3: usize = 292;
     pub const PIPE2: usize = 293;
+    #[cfg(not(containerctl_init))]
+    pub const EXECVEAT: usize = 322;
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;
     pub const MOUNT_SETATTR: usize = 442;
@@ -370,14 +371,6 @@ pub fn mkdir(path: &CStr, mode: u32) -> Result<()> {
     call!(nr::MKDIRAT, AT_FDCWD, path.as_ptr(), mode).map(drop)
 }
 
-pub fn mknod(path: &CStr, mode: u32, device: u64) -> Result<()> {
-    call!(nr::MKNODAT, AT_FDCWD, path.as_ptr(), mode, device).map(drop)
-}
-
-pub fn symlink(target: &CStr, path: &CStr) -> Result<()> {
-    call!(nr::SYMLINKAT, target.as_ptr(), AT_FDCWD, path.as_ptr()).map(drop)
-}
-
 pub fn rename(dir: Fd, from: &CStr, to: &CStr) -> Result<()> {
     call!(nr::RENAMEAT, dir, from.as_ptr(), dir, to.as_ptr()).map(drop)
 }
@@ -402,6 +395,18 @@ pub unsafe fn execve(path: &CStr, argv: *const *const u8, envp: *const *const u8
     match call!(nr::EXECVE, path.as_ptr(), argv, envp) {
         Err(errno) => errno,
         // execve does not return on success.
+        Ok(_) => Errno(0),
+    }
+}
+
+/// For the controller, which starts init out of memory: replaces this process's program by the one behind a path, or behind `dir` itself with `AT_EMPTY_PATH`.
+///
+/// # Safety
+/// As [`execve`].
+#[cfg(not(containerctl_init))]
+pub unsafe fn execveat(dir: Fd, path: &CStr, argv: *const *const u8, envp: *const *const u8, flags: u32) -> Errno {
+    match call!(nr::EXECVEAT, dir, path.as_ptr(), argv, envp, flags) {
+        Err(errno) => errno,
         Ok(_) => Errno(0),
     }
 }
@@ -467,6 +472,7 @@ mod tests {
             (O_DIRECTORY.into(), libc::O_DIRECTORY as u64),
             (O_NOFOLLOW.into(), libc::O_NOFOLLOW as u64),
             (O_CLOEXEC.into(), libc::O_CLOEXEC as u64),
+            (O_PATH.into(), libc::O_PATH as u64),
             (CLONE_VM, libc::CLONE_VM as u64),
             (CLONE_VFORK, libc::CLONE_VFORK as u64),
             (SIGKILL as u64, libc::SIGKILL as u64),
@@ -532,14 +538,13 @@ mod tests {
             (nr::EXIT_GROUP, libc::SYS_exit_group),
             (nr::OPENAT, libc::SYS_openat),
             (nr::MKDIRAT, libc::SYS_mkdirat),
-            (nr::MKNODAT, libc::SYS_mknodat),
             (nr::UNLINKAT, libc::SYS_unlinkat),
             (nr::RENAMEAT, libc::SYS_renameat),
-            (nr::SYMLINKAT, libc::SYS_symlinkat),
             (nr::UNSHARE, libc::SYS_unshare),
             (nr::SIGNALFD4, libc::SYS_signalfd4),
             (nr::DUP3, libc::SYS_dup3),
             (nr::PIPE2, libc::SYS_pipe2),
+            (nr::EXECVEAT, libc::SYS_execveat),
             (nr::OPEN_TREE, libc::SYS_open_tree),
             (nr::MOVE_MOUNT, libc::SYS_move_mount),
             (nr::MOUNT_SETATTR, libc::SYS_mount_setattr),

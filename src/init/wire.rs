@@ -15,71 +15,33 @@ const WORD: usize = 8;
 /// Mount trees that one order may hold open between [`Step::Grab`] and [`Step::Attach`]: the root and one a volume.
 pub const SLOTS_MAX: usize = 64;
 
-/// One thing to do before the workload's command runs, in order. The first that fails ends the start.
+/// One thing to do before the workload's command runs, in order. The first that fails ends the start. `S` is the kind of text: owned
+/// where an order is written, borrowed out of it where it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step<'a> {
+pub enum Step<S> {
     /// Write `content` to an existing file: `0` into a cgroup's `tasks` moves the writer there.
-    WriteFile {
-        path: &'a CStr,
-        content: &'a CStr,
-    },
+    WriteFile { path: S, content: S },
     /// Leave the session and the controlling terminal of whoever started us.
-    NewSession,
+    NewSession {},
     /// Be killed when the thread that started us ends (foreground runs).
-    DieWithParent,
+    DieWithParent {},
     /// Make namespaces of our own (`CLONE_NEW*`).
-    Unshare {
-        flags: u64,
-    },
+    Unshare { flags: u64 },
     /// Name the host inside the uts namespace.
-    Hostname {
-        name: &'a CStr,
-    },
+    Hostname { name: S },
     /// mount(2), verbatim.
-    Mount {
-        source: &'a CStr,
-        target: &'a CStr,
-        fstype: &'a CStr,
-        flags: u64,
-        data: &'a CStr,
-    },
-    /// Copy the mount tree at `path` into a slot, with `attributes` (`MOUNT_ATTR_*`) set on all of it.
-    Grab {
-        slot: u64,
-        path: &'a CStr,
-        attributes: u64,
-    },
+    Mount { source: S, target: S, fstype: S, flags: u64, data: S },
+    /// Copy the mount tree at `path` into a slot, with attributes (`MOUNT_ATTR_*`) set and cleared on all of it.
+    Grab { slot: u64, path: S, set: u64, clear: u64 },
     /// Mount the tree in a slot at `target`.
-    Attach {
-        slot: u64,
-        target: &'a CStr,
-    },
-    /// Copy the mount at `source` over `target` with `attributes` set; a missing source or target is passed over when `optional`.
-    Bind {
-        source: &'a CStr,
-        target: &'a CStr,
-        attributes: u64,
-        optional: u64,
-    },
+    Attach { slot: u64, target: S },
+    /// Copy the mount at `source`, without those below it, over `target` with attributes set; a missing source or target is passed over
+    /// when `optional`.
+    Bind { source: S, target: S, set: u64, optional: u64 },
     /// Mount the tree in a slot at `mountpoint`, make it the root and detach the old one.
-    EnterRoot {
-        slot: u64,
-        mountpoint: &'a CStr,
-    },
-    Mkdir {
-        path: &'a CStr,
-        mode: u64,
-    },
-    /// mknod(2): `mode` holds type and permission bits.
-    Node {
-        path: &'a CStr,
-        mode: u64,
-        device: u64,
-    },
-    Symlink {
-        target: &'a CStr,
-        path: &'a CStr,
-    },
+    EnterRoot { slot: u64, mountpoint: S },
+    /// Make a directory; one that exists is fine.
+    Mkdir { path: S, mode: u64 },
 }
 
 /// What to execute once every step is done, and under which identity.
@@ -114,24 +76,20 @@ type Result<T> = core::result::Result<T, Malformed>;
 
 macro_rules! steps {
     ($($code:literal $name:ident { $($field:ident : $kind:ident),* })*) => {
-        impl<'a> Step<'a> {
-            fn decode(reader: &mut Reader<'a>) -> Result<Step<'a>> {
+        impl<'a> Step<&'a CStr> {
+            fn decode(reader: &mut Reader<'a>) -> Result<Step<&'a CStr>> {
                 Ok(match reader.u64()? {
                     $($code => Step::$name { $($field: reader.$kind()?),* },)*
                     _ => return Err(Malformed),
                 })
             }
+        }
 
-            /// The step's name, for reports.
-            #[must_use]
-            pub fn name(&self) -> &'static str {
-                match self { $(Step::$name { .. } => stringify!($name),)* }
-            }
-
-            #[cfg(not(containerctl_init))]
+        #[cfg(not(containerctl_init))]
+        impl<S: AsRef<CStr>> Step<S> {
             fn encode(&self, out: &mut Vec<u8>) {
-                match *self { $(Step::$name { $($field),* } => {
-                    encode::u64(out, $code);
+                match self { $(Step::$name { $($field),* } => {
+                    encode::word(out, $code);
                     $(encode::$kind(out, $field);)*
                 })* }
             }
@@ -146,13 +104,11 @@ steps! {
     4 Unshare { flags: u64 }
     5 Hostname { name: cstr }
     6 Mount { source: cstr, target: cstr, fstype: cstr, flags: u64, data: cstr }
-    7 Grab { slot: u64, path: cstr, attributes: u64 }
+    7 Grab { slot: u64, path: cstr, set: u64, clear: u64 }
     8 Attach { slot: u64, target: cstr }
-    9 Bind { source: cstr, target: cstr, attributes: u64, optional: u64 }
+    9 Bind { source: cstr, target: cstr, set: u64, optional: u64 }
     10 EnterRoot { slot: u64, mountpoint: cstr }
     11 Mkdir { path: cstr, mode: u64 }
-    12 Node { path: cstr, mode: u64, device: u64 }
-    13 Symlink { target: cstr, path: cstr }
 }
 
 /// Reads an order: the steps, to be walked once, and what to run.
@@ -187,9 +143,9 @@ pub struct Steps<'a> {
 }
 
 impl<'a> Iterator for Steps<'a> {
-    type Item = Result<Step<'a>>;
+    type Item = Result<Step<&'a CStr>>;
 
-    fn next(&mut self) -> Option<Result<Step<'a>>> {
+    fn next(&mut self) -> Option<Result<Step<&'a CStr>>> {
         if self.reader.rest.is_empty() { None } else { Some(Step::decode(&mut self.reader)) }
     }
 }
@@ -289,23 +245,23 @@ mod encode {
 
     /// The bytes of an order.
     #[must_use]
-    pub fn order(steps: &[Step<'_>], run: &RunOrder) -> Vec<u8> {
+    pub fn order<S: AsRef<CStr>>(steps: &[Step<S>], run: &RunOrder) -> Vec<u8> {
         let mut body = Vec::with_capacity(4096);
         for step in steps {
             step.encode(&mut body);
         }
         let mut out = Vec::with_capacity(body.len() + 4096);
-        u64(&mut out, MAGIC);
-        u64(&mut out, body.len() as u64);
+        word(&mut out, MAGIC);
+        word(&mut out, body.len() as u64);
         out.extend_from_slice(&body);
         let RunOrder { log_bytes_max, log_files_max, uid, gid, groups, workdir, candidates, argv, envp } = run;
-        u64(&mut out, *log_bytes_max);
-        u64(&mut out, *log_files_max);
-        u64(&mut out, u64::from(*uid));
-        u64(&mut out, u64::from(*gid));
-        u64(&mut out, groups.len() as u64);
+        word(&mut out, *log_bytes_max);
+        word(&mut out, *log_files_max);
+        word(&mut out, u64::from(*uid));
+        word(&mut out, u64::from(*gid));
+        word(&mut out, groups.len() as u64);
         for group in groups {
-            u64(&mut out, u64::from(*group));
+            word(&mut out, u64::from(*group));
         }
         cstr(&mut out, workdir);
         for list in [candidates, argv, envp] {
@@ -314,25 +270,30 @@ mod encode {
         out
     }
 
-    pub(super) fn u64(out: &mut Vec<u8>, value: u64) {
+    pub(super) fn word(out: &mut Vec<u8>, value: u64) {
         out.extend_from_slice(&value.to_le_bytes());
     }
 
-    pub(super) fn cstr(out: &mut Vec<u8>, value: &CStr) {
-        let bytes = value.to_bytes_with_nul();
-        u64(out, bytes.len() as u64);
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the macro that writes fields passes references")]
+    pub(super) fn u64(out: &mut Vec<u8>, value: &u64) {
+        word(out, *value);
+    }
+
+    pub(super) fn cstr<S: AsRef<CStr>>(out: &mut Vec<u8>, value: &S) {
+        let bytes = value.as_ref().to_bytes_with_nul();
+        word(out, bytes.len() as u64);
         out.extend_from_slice(bytes);
         out.resize(out.len().next_multiple_of(WORD), 0);
     }
 
     fn strings(out: &mut Vec<u8>, list: &[CString]) {
-        u64(out, list.len() as u64);
+        word(out, list.len() as u64);
         out.resize(out.len() + (list.len() + 1) * WORD, 0);
         let mut packed = Vec::new();
         for string in list {
             cstr(&mut packed, string);
         }
-        u64(out, packed.len() as u64);
+        word(out, packed.len() as u64);
         out.extend_from_slice(&packed);
     }
 }

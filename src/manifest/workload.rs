@@ -8,7 +8,7 @@ use super::resources;
 use super::tree::{Node, Value};
 use crate::model::gpu::GPU_VARIABLES;
 use crate::model::name::Name;
-use crate::model::spec::{Kind, Process, Restart, RestartPolicy, Signal, Spec, Stop, User, Volume};
+use crate::model::spec::{Kind, Process, Restart, RestartPolicy, Signal, Spec, Stop, User, VOLUMES_MAX, Volume};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -140,6 +140,14 @@ fn process(map: &Map<'_>, document: &Node, problems: &mut Problems) -> Option<Pr
     let workdir = map.get("workdir", problems).and_then(|field| absolute(&field, problems));
     let user = map.get("user", problems).and_then(|field| user(&field, problems)).unwrap_or(User { uid: 0, gid: 0 });
     let volumes = map.get("volumes", problems).and_then(|field| field.list(problems)).unwrap_or_default();
+    if let Some(field) = volumes.get(VOLUMES_MAX) {
+        let help = "mount a folder that holds several of them";
+        problems.error(
+            field.at(),
+            format!("volumes has {} entries, expected at most {VOLUMES_MAX}", volumes.len()),
+            help,
+        );
+    }
     let volumes = volumes.iter().filter_map(|field| volume(field, problems)).collect();
     Some(Process { command: command?, env, workdir: workdir.unwrap_or_else(|| "/".to_owned()), user, volumes })
 }

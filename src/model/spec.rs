@@ -38,6 +38,9 @@ pub enum Kind {
     Job,
 }
 
+/// Volumes of one workload: more than any service seen in the wild has, fewer than the mounts init can hold in hand.
+pub const VOLUMES_MAX: usize = 32;
+
 /// What is executed, and as whom. Fixed for the life of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {

@@ -660,7 +660,7 @@ proptest! {
         for _ in 0..40 {
             world.settle();
             match world.plan().wake_at {
-                Some(wake_at) if wake_at.since(world.now) < Duration::from_secs(3600) => world.now = wake_at.max(world.now),
+                Some(wake_at) if wake_at.since(world.now) < Duration::from_hours(1) => world.now = wake_at.max(world.now),
                 _ => break,
             }
         }

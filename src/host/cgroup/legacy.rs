@@ -1,0 +1,272 @@
+//! cgroup v1 controllers through cgroups-rs, with the v2 tree beside them for killing and for cloning into.
+//!
+//! cgroups-rs finds the hierarchies, makes the groups and writes the values; reading back, listing and removing are ours, because it
+//! swallows some errors and its delete sleeps. It never sees v2 here.
+
+use super::unified::Unified;
+use super::{Backend, CgroupError, Entry, FILES, counter, directory_name, list_directories, parse_pids};
+use crate::model::cgroup::{Settings, Support, Write};
+use crate::model::name::Name;
+use crate::model::observed::Group;
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::cpuset::CpuSetController;
+use cgroups_rs::fs::hierarchies::V1;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{Cgroup, MaxValue};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The controllers whose hierarchies a workload joins: those it is held to. Each costs a directory and, at a start, 20 us.
+const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
+/// The ones without which this is no workload host.
+const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Times a group without `cgroup.kill` is emptied by hand before the rest is left to the next pass.
+const KILL_ROUNDS_MAX: usize = 16;
+
+/// Where the kernel's v1 hierarchies are.
+#[derive(Clone, Debug)]
+pub struct Hierarchies(V1);
+
+/// v1 hierarchies, and a v2 tree if there is one.
+#[derive(Debug)]
+pub struct Legacy {
+    hierarchies: Hierarchies,
+    /// The parent group, below the hierarchies' roots.
+    parent: String,
+    /// The parent's directory in each hierarchy.
+    directories: Vec<PathBuf>,
+    /// For each control file, the parent's directory in the hierarchy that has it.
+    homes: BTreeMap<String, PathBuf>,
+    unified: Option<Unified>,
+    support: Support,
+}
+
+impl Hierarchies {
+    /// Those that are mounted, if the controllers that limits need are among them.
+    pub fn find() -> Option<Hierarchies> {
+        let hierarchies = Hierarchies(V1::new());
+        let group = hierarchies.load(Path::new("containerctl"));
+        let mounted: Vec<String> =
+            group.subsystems().iter().map(|subsystem| subsystem.to_controller().control_type().to_string()).collect();
+        NEEDED.iter().all(|needed| mounted.iter().any(|name| name == needed)).then_some(hierarchies)
+    }
+
+    /// A handle on a group; makes nothing.
+    pub fn load(&self, path: &Path) -> Cgroup {
+        let controllers = CONTROLLERS.map(str::to_owned).to_vec();
+        Cgroup::load_with_specified_controllers(Box::new(self.0.clone()), path, controllers)
+    }
+
+    /// A group's directory in each hierarchy, each once: controllers may be mounted together.
+    pub fn directories(&self, path: &Path) -> Vec<PathBuf> {
+        let group = self.load(path);
+        let paths = group.subsystems().iter().map(|subsystem| subsystem.to_controller().path().to_owned());
+        let mut paths: Vec<PathBuf> = paths.collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+}
+
+impl Legacy {
+    /// Takes over an existing parent group. `support` names the control files groups below it have.
+    pub fn new(hierarchies: Hierarchies, parent: String, unified: Option<Unified>, support: Support) -> Legacy {
+        let directories = hierarchies.directories(Path::new(&parent));
+        let home = |file: &&str| {
+            let home = directories.iter().find(|directory| directory.join(file).exists());
+            home.map(|directory| ((*file).to_owned(), directory.clone()))
+        };
+        let homes = FILES.iter().chain(&["cgroup.procs"]).filter_map(home).collect();
+        Legacy { hierarchies, parent, directories, homes, unified, support }
+    }
+
+    fn of(&self, name: &Name) -> Cgroup {
+        self.hierarchies.load(&Path::new(&self.parent).join(directory_name(name)))
+    }
+
+    fn groups(&self, name: &Name) -> impl Iterator<Item = PathBuf> {
+        let directory = directory_name(name);
+        self.directories.iter().map(move |parent| parent.join(&directory))
+    }
+
+    fn path_of(&self, name: &Name, file: &str) -> Result<PathBuf, CgroupError> {
+        let home = self.homes.get(file).ok_or_else(|| CgroupError::NoSuchFile { file: file.to_owned() })?;
+        Ok(home.join(directory_name(name)).join(file))
+    }
+
+    /// A control file's text; `None` if the group is not there.
+    fn read_file(&self, name: &Name, file: &str) -> Result<Option<String>, CgroupError> {
+        let path = self.path_of(name, file)?;
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text.trim_end().to_owned())),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(CgroupError::Read { path, source }),
+        }
+    }
+}
+
+/// Writes a value through the crate's setter for the file, or, for files it does not know, as the kernel takes it.
+fn set(group: &Cgroup, path: &Path, write: &Write) -> Result<(), CgroupError> {
+    let Write { file, value } = write;
+    let failed = |source| CgroupError::Write { path: path.to_owned(), value: value.clone(), source };
+    let missing = || CgroupError::NoSuchFile { file: file.clone() };
+    let invalid = || failed(io::ErrorKind::InvalidInput.into());
+    let signed = || value.parse::<i64>().map_err(|_| invalid());
+    let unsigned = || value.parse::<u64>().map_err(|_| invalid());
+    let cpu = || group.controller_of::<CpuController>().ok_or_else(missing);
+    let cpuset = || group.controller_of::<CpuSetController>().ok_or_else(missing);
+    let memory = || group.controller_of::<MemController>().ok_or_else(missing);
+    let result = match file.as_str() {
+        "cpu.cfs_quota_us" => cpu()?.set_cfs_quota(signed()?),
+        "cpu.cfs_period_us" => cpu()?.set_cfs_period(unsigned()?),
+        "cpu.shares" => cpu()?.set_shares(unsigned()?),
+        "cpuset.cpus" => cpuset()?.set_cpus(value),
+        "cpuset.mems" => cpuset()?.set_mems(value),
+        "memory.limit_in_bytes" => memory()?.set_limit(signed()?),
+        "memory.memsw.limit_in_bytes" => memory()?.set_memswap_limit(signed()?),
+        "pids.max" => {
+            let most = if value == "max" { MaxValue::Max } else { MaxValue::Value(signed()?) };
+            group.controller_of::<PidController>().ok_or_else(missing)?.set_pid_max(most)
+        }
+        _ => return fs::write(path, value).map_err(failed),
+    };
+    result.map_err(|error| failed(cause(&error)))
+}
+
+/// The kernel's answer inside an error of the crate.
+fn cause(error: &cgroups_rs::fs::error::Error) -> io::Error {
+    let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = current {
+        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(errno);
+        }
+        current = error.source();
+    }
+    io::Error::other(error.to_string())
+}
+
+impl Backend for Legacy {
+    fn support(&self) -> &Support {
+        &self.support
+    }
+
+    fn create(&self, name: &Name) -> Result<(), CgroupError> {
+        let created = |source| CgroupError::Create { path: PathBuf::from(self.path(name)), source };
+        if let Some(unified) = &self.unified {
+            unified.create(name)?;
+        } else if self.groups(name).any(|directory| directory.exists()) {
+            return Err(created(io::ErrorKind::AlreadyExists.into()));
+        }
+        self.of(name).create().map_err(|error| created(cause(&error)))
+    }
+
+    fn entry(&self, name: &Name) -> Result<Entry, CgroupError> {
+        let directory = match &self.unified {
+            Some(unified) => unified.entry(name)?.directory,
+            None => None,
+        };
+        Ok(Entry { directory, tasks: self.groups(name).map(|directory| directory.join("tasks")).collect() })
+    }
+
+    fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
+        set(&self.of(name), &self.path_of(name, &write.file)?, write)
+    }
+
+    fn read(&self, name: &Name) -> Result<Option<Group>, CgroupError> {
+        let mut settings = Settings::default();
+        for file in self.support.files.iter().filter(|file| *file != "memory.oom_control") {
+            // A hierarchy whose directory is gone leaves its files out: the planner sees them as not held.
+            if let Some(text) = self.read_file(name, file)? {
+                settings.set(file, text);
+            }
+        }
+        let beside = match &self.unified {
+            Some(unified) => unified.read(name)?,
+            None => None,
+        };
+        if beside.is_none() && settings.0.is_empty() {
+            return Ok(None);
+        }
+        let populated = match beside {
+            Some(group) => group.populated,
+            None => !self.processes(name)?.is_empty(),
+        };
+        Ok(Some(Group { settings, populated }))
+    }
+
+    fn oom_kills(&self, name: &Name) -> u64 {
+        let text = self.read_file(name, "memory.oom_control").ok().flatten();
+        text.and_then(|text| counter(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    fn processes(&self, name: &Name) -> Result<Vec<u32>, CgroupError> {
+        match &self.unified {
+            Some(unified) => unified.processes(name),
+            None => Ok(parse_pids(&self.read_file(name, "cgroup.procs")?.unwrap_or_default())),
+        }
+    }
+
+    fn kill(&self, name: &Name) -> Result<(), CgroupError> {
+        if let Some(unified) = &self.unified {
+            return unified.kill(name);
+        }
+        // Without cgroup.kill: whoever forks faster than this is caught by the end of its pid namespace, whose PID 1 is among the first.
+        for _ in 0..KILL_ROUNDS_MAX {
+            let pids = self.processes(name)?;
+            if pids.is_empty() {
+                break;
+            }
+            for pid in pids.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+                // Gone already is what we want.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &Name) -> Result<(), CgroupError> {
+        for path in self.groups(name) {
+            match fs::remove_dir(&path) {
+                Ok(()) => {}
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(CgroupError::Remove { path, source }),
+            }
+        }
+        match &self.unified {
+            Some(unified) => unified.remove(name),
+            None => Ok(()),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<Name>, CgroupError> {
+        let mut names = match &self.unified {
+            Some(unified) => unified.list()?,
+            None => Vec::new(),
+        };
+        // A crash may have left a group in one hierarchy only.
+        for directory in &self.directories {
+            names.extend(list_directories(directory)?);
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn path(&self, name: &Name) -> String {
+        format!("/{}/{}", self.parent.trim_matches('/'), directory_name(name))
+    }
+
+    fn usable_cpus(&self) -> Result<String, CgroupError> {
+        let found = ["cpuset.effective_cpus", "cpuset.cpus"].iter().find_map(|file| {
+            let mut paths = self.directories.iter().map(|directory| directory.join(file));
+            paths.find_map(|path| fs::read_to_string(path).ok())
+        });
+        found.ok_or_else(|| CgroupError::NoSuchFile { file: "cpuset.cpus".to_owned() })
+    }
+}

@@ -1,0 +1,170 @@
+//! Cgroups: one trait, two backends, chosen by looking at the host.
+//!
+//! Owns the directories `<parent>/<name>.workload` of every hierarchy in use. Decides nothing about values: the planner spells them, a
+//! backend writes and reads them as text.
+//!
+//! Guarantees: [`Backend::create`] fails if the group exists, so the directory is the lock that keeps a second instance of a name from
+//! starting; nothing here sleeps; an error names the file, the value and the kernel's answer.
+
+mod legacy;
+mod probe;
+mod unified;
+
+pub use probe::{Opened, open};
+
+use crate::model::cgroup::{Support, Write};
+use crate::model::name::Name;
+use crate::model::observed::Group;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Behind every group's name: no control file ends like this, so a workload may be called `tasks` or `memory.max`.
+const SUFFIX: &str = ".workload";
+
+/// The control files a workload's group is made of, over both generations. Which of them exist is probed.
+const FILES: [&str; 20] = [
+    "cpu.max",
+    "cpu.max.burst",
+    "cpu.weight",
+    "cpu.idle",
+    "cpu.cfs_period_us",
+    "cpu.cfs_quota_us",
+    "cpu.cfs_burst_us",
+    "cpu.shares",
+    "cpuset.cpus",
+    "cpuset.mems",
+    "memory.low",
+    "memory.high",
+    "memory.max",
+    "memory.swap.max",
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "pids.max",
+    "cgroup.events",
+    "memory.events",
+    "memory.oom_control",
+];
+
+/// How a process gets into a group.
+#[derive(Debug)]
+pub struct Entry {
+    /// The group's directory in a v2 tree, for `CLONE_INTO_CGROUP`.
+    pub directory: Option<OwnedFd>,
+    /// v1 files that a new process writes `0` to, which moves the writer.
+    pub tasks: Vec<PathBuf>,
+}
+
+/// The cgroups of one host, below one parent.
+pub trait Backend: Send + Sync {
+    fn support(&self) -> &Support;
+
+    /// Makes the group of a workload, with the kernel's defaults.
+    fn create(&self, name: &Name) -> Result<(), CgroupError>;
+
+    fn entry(&self, name: &Name) -> Result<Entry, CgroupError>;
+
+    /// Writes one control file. The kernel may round the value; [`Backend::read`] tells.
+    fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError>;
+
+    /// What the group holds, `None` if there is no such group.
+    fn read(&self, name: &Name) -> Result<Option<Group>, CgroupError>;
+
+    /// Processes the kernel killed in the group for want of memory.
+    fn oom_kills(&self, name: &Name) -> u64;
+
+    /// Pids in the group, as this process sees them.
+    fn processes(&self, name: &Name) -> Result<Vec<u32>, CgroupError>;
+
+    /// Kills every process of the group, those that fork meanwhile included.
+    fn kill(&self, name: &Name) -> Result<(), CgroupError>;
+
+    /// Removes an empty group. None to remove is fine.
+    fn remove(&self, name: &Name) -> Result<(), CgroupError>;
+
+    /// The workloads that have a group.
+    fn list(&self) -> Result<Vec<Name>, CgroupError>;
+
+    /// The group's path below the hierarchies' roots, for people.
+    fn path(&self, name: &Name) -> String;
+
+    /// CPUs that groups below the parent may use.
+    fn usable_cpus(&self) -> Result<String, CgroupError>;
+}
+
+/// What went wrong with a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {value:?} to {path}")]
+    Write { path: PathBuf, value: String, source: io::Error },
+    #[error("cannot make the cgroup {path}")]
+    Create { path: PathBuf, source: io::Error },
+    #[error("cannot remove the cgroup {path}")]
+    Remove { path: PathBuf, source: io::Error },
+    #[error("cannot open the cgroup {path}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{file} is not among this host's control files")]
+    NoSuchFile { file: String },
+    #[error(
+        "the cgroup {path} is used by another controller\n  help: stop it, or give this one another --cgroup-parent"
+    )]
+    Locked { path: PathBuf },
+    #[error(
+        "this host has no usable cgroups: neither a v2 tree nor v1 hierarchies with cpu, memory and pids are mounted\n  help: mount -t cgroup2 none /sys/fs/cgroup"
+    )]
+    NoHierarchy,
+}
+
+fn directory_name(name: &Name) -> String {
+    format!("{name}{SUFFIX}")
+}
+
+/// The workload whose group a directory is.
+fn workload_of(directory: &str) -> Option<Name> {
+    directory.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+fn list_directories(parent: &Path) -> Result<Vec<Name>, CgroupError> {
+    let failed = |source| CgroupError::Read { path: parent.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(parent).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        names.extend(entry.file_name().to_str().and_then(workload_of));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A counter such as `oom_kill 3` in a file of `key value` lines.
+fn counter(text: &str, key: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(found, _)| *found == key).and_then(|(_, value)| value.trim().parse().ok())
+}
+
+fn parse_pids(text: &str) -> Vec<u32> {
+    text.lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_may_be_called_like_a_control_file() {
+        let name: Name = "cgroup.procs".parse().unwrap();
+        assert_eq!(directory_name(&name), "cgroup.procs.workload");
+        assert_eq!(workload_of("cgroup.procs.workload"), Some(name));
+        assert_eq!(workload_of("cgroup.procs"), None);
+    }
+
+    #[test]
+    fn counters_are_found_by_their_whole_name() {
+        let events = "low 0\noom 2\noom_kill 3\n";
+        assert_eq!(
+            (counter(events, "oom"), counter(events, "oom_kill"), counter(events, "max")),
+            (Some(2), Some(3), None)
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! Which cgroups a host has, and making the parent group ready.
+
+use super::legacy::{Hierarchies, Legacy};
+use super::unified::{Unified, read_at, write_at};
+use super::{Backend, CgroupError, FILES};
+use crate::model::cgroup::{Generation, Support};
+use crate::model::cpuset::NodeSet;
+use crate::model::name::Name;
+use nix::fcntl::{Flock, FlockArg};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// v2 controllers that workloads are held to, where the kernel has them.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
+/// The ones without which this is no workload host.
+const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// The host's cgroups, ready for groups of workloads.
+pub struct Opened {
+    pub backend: Box<dyn Backend>,
+    /// Keeps other controllers off the parent for as long as it lives; none on hosts without any v2 tree.
+    pub lock: Option<Flock<File>>,
+}
+
+/// Finds the host's cgroups and makes `parent` (a path below the hierarchies' roots) ready.
+pub fn open(parent: &str) -> Result<Opened, CgroupError> {
+    let parent = parent.trim_matches('/');
+    let tree = mounted("cgroup2");
+    if let Some(mount) = &tree
+        && has_controllers(mount)
+    {
+        let (unified, lock) = open_unified(mount, parent, &CONTROLLERS)?;
+        return Ok(Opened { backend: Box::new(unified), lock: Some(lock) });
+    }
+    let hierarchies = Hierarchies::find().ok_or(CgroupError::NoHierarchy)?;
+    let (unified, lock) = match &tree {
+        Some(mount) => {
+            let (unified, lock) = open_unified(mount, parent, &[])?;
+            (Some(unified), Some(lock))
+        }
+        None => (None, None),
+    };
+    Ok(Opened { backend: Box::new(open_legacy(&hierarchies, parent, unified)?), lock })
+}
+
+/// Where a file system of this type is mounted, the shallowest place first.
+fn mounted(fstype: &str) -> Option<PathBuf> {
+    let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo()).ok()?;
+    let points = mounts.into_iter().filter(|mount| mount.fs_type == fstype).map(|mount| mount.mount_point);
+    points.min_by_key(|point| point.as_os_str().len())
+}
+
+fn has_controllers(mount: &Path) -> bool {
+    let text = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+    NEEDED.iter().all(|controller| text.split_whitespace().any(|found| found == *controller))
+}
+
+fn open_unified(mount: &Path, parent: &str, controllers: &[&str]) -> Result<(Unified, Flock<File>), CgroupError> {
+    let mut path = mount.to_owned();
+    enable(&path, controllers)?;
+    for part in parent.split('/') {
+        path.push(part);
+        make(&path)?;
+        enable(&path, controllers)?;
+    }
+    let lock = lock(&path)?;
+    let directory: OwnedFd =
+        File::open(&path).map_err(|source| CgroupError::Open { path: path.clone(), source })?.into();
+    // A group's memory.low is worth no more than its parent's (cgroup-v2.rst): the parent must not be the bottleneck.
+    if controllers.contains(&"memory") {
+        write(&path, "memory.low", "max")?;
+    }
+    let nodes =
+        read_at(&directory, "cpuset.mems.effective").ok().and_then(|nodes| nodes.parse().ok()).unwrap_or_default();
+    let shown = format!("/{parent}");
+    let open = |directory: OwnedFd, support| Unified::new(directory, path.clone(), shown.clone(), support);
+    let probe_fd = directory.try_clone().map_err(|source| CgroupError::Open { path: path.clone(), source })?;
+    let bare = open(probe_fd, support(Generation::Unified, BTreeSet::new(), NodeSet::new()));
+    let files = probe(&bare, |name| vec![path.join(super::directory_name(name))])?;
+    Ok((open(directory, support(Generation::Unified, files, nodes)), lock))
+}
+
+fn support(generation: Generation, files: BTreeSet<String>, nodes: NodeSet) -> Support {
+    Support { generation, files, nodes }
+}
+
+/// Passes controllers on to the groups below. One the kernel has not, or will not give, is left out: what it would have done is then
+/// missing among the probed files, and reported with the workloads that ask for it.
+fn enable(group: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
+    let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    let enabled = fs::read_to_string(group.join("cgroup.subtree_control")).unwrap_or_default();
+    let has = |text: &str, controller: &str| text.split_whitespace().any(|found| found == controller);
+    for controller in controllers.iter().filter(|controller| has(&available, controller) && !has(&enabled, controller))
+    {
+        match write(group, "cgroup.subtree_control", &format!("+{controller}")) {
+            Err(error) if NEEDED.contains(controller) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn write(group: &Path, file: &str, value: &str) -> Result<(), CgroupError> {
+    let failed = |source| CgroupError::Write { path: group.join(file), value: value.to_owned(), source };
+    let directory = File::open(group).map_err(failed)?;
+    write_at(&directory, file, value).map_err(failed)
+}
+
+fn make(path: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(CgroupError::Create { path: path.to_owned(), source }),
+    }
+}
+
+/// The kernel's lock on the parent's directory: it goes with the process that holds it, so a crash leaves nothing to clean.
+fn lock(path: &Path) -> Result<Flock<File>, CgroupError> {
+    let directory = File::open(path).map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|_| CgroupError::Locked { path: path.to_owned() })
+}
+
+fn open_legacy(hierarchies: &Hierarchies, parent: &str, unified: Option<Unified>) -> Result<Legacy, CgroupError> {
+    let created = hierarchies.load(Path::new(parent)).create();
+    created.map_err(|error| CgroupError::Create { path: PathBuf::from(parent), source: io::Error::other(error) })?;
+    let directories = hierarchies.directories(Path::new(parent));
+    let read = |file: &str| {
+        let mut texts = directories.iter().filter_map(|directory| fs::read_to_string(directory.join(file)).ok());
+        texts.find_map(|text| text.trim().parse::<NodeSet>().ok())
+    };
+    let nodes = read("cpuset.effective_mems").or_else(|| read("cpuset.mems")).unwrap_or_default();
+    let new = |unified, files, nodes| {
+        let support = support(Generation::Legacy, files, nodes);
+        Legacy::new(hierarchies.clone(), parent.to_owned(), unified, support)
+    };
+    let bare = new(None, BTreeSet::new(), NodeSet::new());
+    let files =
+        probe(&bare, |name| directories.iter().map(|parent| parent.join(super::directory_name(name))).collect())?;
+    Ok(new(unified, files, nodes))
+}
+
+/// Which control files a group has: makes one, looks, removes it.
+fn probe(backend: &dyn Backend, directories: impl Fn(&Name) -> Vec<PathBuf>) -> Result<BTreeSet<String>, CgroupError> {
+    // No manifest can claim this name while we look: it is gone before the first one is read.
+    let Ok(name) = "probe".parse::<Name>() else { return Ok(BTreeSet::new()) };
+    // One that a crash left behind is as good for looking at.
+    let created = backend.create(&name);
+    let directories = directories(&name);
+    let exists = |file: &&&str| directories.iter().any(|directory| directory.join(file).exists());
+    let files = FILES.iter().filter(exists).map(|file| (*file).to_owned()).collect();
+    if created.is_ok() {
+        backend.remove(&name)?;
+    }
+    Ok(files)
+}

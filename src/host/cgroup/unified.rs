@@ -1,0 +1,140 @@
+//! cgroup v2: written by us, relative to one open directory, with exact errors.
+//!
+//! The same code keeps the v2 tree beside v1 controllers (hybrid hosts), where it has no controllers but `cgroup.kill`, `cgroup.events`
+//! and a place to clone into.
+
+use super::{Backend, CgroupError, Entry, counter, directory_name, list_directories, parse_pids};
+use crate::model::cgroup::{Settings, Support, Write};
+use crate::model::name::Name;
+use crate::model::observed::Group;
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// A v2 tree below one parent group.
+#[derive(Debug)]
+pub struct Unified {
+    /// The parent group.
+    parent: OwnedFd,
+    parent_path: PathBuf,
+    /// The parent as people know it, below the mount point.
+    shown: String,
+    support: Support,
+}
+
+impl Unified {
+    /// Takes over an existing parent group.
+    pub fn new(parent: OwnedFd, parent_path: PathBuf, shown: String, support: Support) -> Unified {
+        Unified { parent, parent_path, shown, support }
+    }
+
+    fn path_of(&self, name: &Name, file: &str) -> PathBuf {
+        self.parent_path.join(directory_name(name)).join(file)
+    }
+
+    fn open_group(&self, name: &Name) -> Result<Option<OwnedFd>, CgroupError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match openat(&self.parent, directory_name(name), flags, Mode::empty()) {
+            Ok(group) => Ok(Some(group)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(CgroupError::Open { path: self.path_of(name, ""), source: errno.into() }),
+        }
+    }
+
+    fn group(&self, name: &Name) -> Result<OwnedFd, CgroupError> {
+        let missing = || CgroupError::Open { path: self.path_of(name, ""), source: Errno::NOENT.into() };
+        self.open_group(name)?.ok_or_else(missing)
+    }
+
+    fn read_in(&self, group: impl AsFd, name: &Name, file: &str) -> Result<String, CgroupError> {
+        read_at(group, file).map_err(|source| CgroupError::Read { path: self.path_of(name, file), source })
+    }
+}
+
+/// The text of a control file without its final newline.
+pub fn read_at(group: impl AsFd, file: &str) -> io::Result<String> {
+    let opened = openat(group, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = String::new();
+    File::from(opened).read_to_string(&mut text)?;
+    text.truncate(text.trim_end().len());
+    Ok(text)
+}
+
+/// Writes a control file with one write(2), as the kernel wants it.
+pub fn write_at(group: impl AsFd, file: &str, value: &str) -> io::Result<()> {
+    let opened = openat(group, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    File::from(opened).write_all(value.as_bytes())
+}
+
+impl Backend for Unified {
+    fn support(&self) -> &Support {
+        &self.support
+    }
+
+    fn create(&self, name: &Name) -> Result<(), CgroupError> {
+        mkdirat(&self.parent, directory_name(name), Mode::from_raw_mode(0o755))
+            .map_err(|errno| CgroupError::Create { path: self.path_of(name, ""), source: errno.into() })
+    }
+
+    fn entry(&self, name: &Name) -> Result<Entry, CgroupError> {
+        Ok(Entry { directory: Some(self.group(name)?), tasks: Vec::new() })
+    }
+
+    fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
+        let failed =
+            |source| CgroupError::Write { path: self.path_of(name, &write.file), value: write.value.clone(), source };
+        write_at(self.group(name)?, &write.file, &write.value).map_err(failed)
+    }
+
+    fn read(&self, name: &Name) -> Result<Option<Group>, CgroupError> {
+        let Some(group) = self.open_group(name)? else { return Ok(None) };
+        let mut settings = Settings::default();
+        for file in self.support.files.iter().filter(|file| !file.contains(".events")) {
+            settings.set(file, self.read_in(&group, name, file)?);
+        }
+        let events = self.read_in(&group, name, "cgroup.events")?;
+        Ok(Some(Group { settings, populated: counter(&events, "populated") != Some(0) }))
+    }
+
+    fn oom_kills(&self, name: &Name) -> u64 {
+        let events = self.group(name).and_then(|group| self.read_in(group, name, "memory.events"));
+        events.ok().and_then(|events| counter(&events, "oom_kill")).unwrap_or(0)
+    }
+
+    fn processes(&self, name: &Name) -> Result<Vec<u32>, CgroupError> {
+        match self.open_group(name)? {
+            Some(group) => Ok(parse_pids(&self.read_in(group, name, "cgroup.procs")?)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn kill(&self, name: &Name) -> Result<(), CgroupError> {
+        let Some(group) = self.open_group(name)? else { return Ok(()) };
+        let failed =
+            |source| CgroupError::Write { path: self.path_of(name, "cgroup.kill"), value: "1".to_owned(), source };
+        write_at(group, "cgroup.kill", "1").map_err(failed)
+    }
+
+    fn remove(&self, name: &Name) -> Result<(), CgroupError> {
+        match unlinkat(&self.parent, directory_name(name), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(CgroupError::Remove { path: self.path_of(name, ""), source: errno.into() }),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<Name>, CgroupError> {
+        list_directories(&self.parent_path)
+    }
+
+    fn path(&self, name: &Name) -> String {
+        Path::new(&self.shown).join(directory_name(name)).display().to_string()
+    }
+
+    fn usable_cpus(&self) -> Result<String, CgroupError> {
+        let file = "cpuset.cpus.effective";
+        read_at(&self.parent, file).map_err(|source| CgroupError::Read { path: self.parent_path.join(file), source })
+    }
+}

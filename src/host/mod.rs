@@ -1,0 +1,110 @@
+//! The host: the only module that touches kernel, clock and devices.
+//!
+//! [`Host`] is what the rest of the program needs of a machine; [`linux::Linux`] is the real one. Every call blocks, briefly, and belongs
+//! on a thread of its own; none makes a choice.
+
+pub mod cgroup;
+pub mod confine;
+pub mod dev;
+pub mod gpu;
+pub mod linux;
+pub mod processes;
+pub mod spawn;
+pub mod topology;
+pub mod traces;
+
+use crate::model::cgroup::Write;
+use crate::model::machine::Machine;
+use crate::model::name::Name;
+use crate::model::observed::Observed;
+use crate::model::record::Record;
+use crate::model::spec::Signal;
+use crate::model::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+
+/// A run to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// What is remembered about the workload; its `instance` numbers this run.
+    pub record: &'a Record,
+    /// The control files to write before anything runs, in order.
+    pub writes: &'a [Write],
+    /// The command's environment.
+    pub env: &'a BTreeMap<String, String>,
+}
+
+/// CPU time the machine has spent since boot, in clock ticks, over all its CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuTimes {
+    /// Work for somebody: user, nice and system time.
+    pub busy: u64,
+    pub total: u64,
+}
+
+/// One machine.
+pub trait Host: Send + Sync {
+    fn now(&self) -> Timestamp;
+
+    /// The machine's facts as they are now.
+    fn survey(&self) -> Result<Machine, HostError>;
+
+    fn cpu_times(&self) -> Result<CpuTimes, HostError>;
+
+    /// Every workload of which there is a cgroup or a trace.
+    fn names(&self) -> Result<BTreeSet<Name>, HostError>;
+
+    /// Everything there is of a workload. What runs is watched from then on.
+    fn observe(&self, name: &Name) -> Result<Observed, HostError>;
+
+    /// Makes the cgroup with its limits and starts the run in it. Returns when it is on its way, not when its command runs. What it made
+    /// before it failed is taken away again.
+    fn start(&self, start: &Start<'_>) -> Result<(), HostError>;
+
+    /// Writes control files, and reads them back.
+    fn resize(&self, name: &Name, writes: &[Write]) -> Result<(), HostError>;
+
+    /// Sends a signal to the command of a run.
+    fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError>;
+
+    /// Kills everything in the workload's cgroup.
+    fn kill(&self, name: &Name) -> Result<(), HostError>;
+
+    /// Removes cgroup and traces of what has ended.
+    fn clear(&self, name: &Name) -> Result<(), HostError>;
+
+    /// The same, and its logs.
+    fn forget(&self, name: &Name) -> Result<(), HostError>;
+
+    /// The workload's cgroup, for people.
+    fn cgroup_path(&self, name: &Name) -> String;
+
+    /// Where its log files are.
+    fn log_folder(&self, name: &Name) -> PathBuf;
+}
+
+/// What a host can fail at.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::CgroupError),
+    #[error(transparent)]
+    Trace(#[from] traces::TraceError),
+    #[error(transparent)]
+    Spawn(#[from] spawn::SpawnError),
+    #[error(transparent)]
+    Process(#[from] processes::ProcessError),
+    #[error(transparent)]
+    Confine(#[from] confine::ConfineError),
+    #[error(transparent)]
+    Topology(#[from] topology::TopologyError),
+    #[error("{file} holds {held:?} after {wanted:?} was written to it")]
+    NotHeld { file: String, wanted: String, held: String },
+    #[error("cannot read {what}")]
+    Facts { what: &'static str, source: io::Error },
+    #[error("cannot open the log folder {path}")]
+    Logs { path: PathBuf, source: io::Error },
+    #[error("cannot remove the log folder {path}")]
+    RemoveLogs { path: PathBuf, source: io::Error },
+}

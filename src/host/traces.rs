@@ -1,0 +1,276 @@
+//! What a run leaves in the runtime directory: `workloads/<name>/<instance>/`, with `box.json` (written by the controller before anything
+//! runs), `started` and `exit` (written by init).
+//!
+//! This is what makes adoption possible without a database: the record a run was started from, and who its processes are. The directory
+//! is on a tmpfs in practice and gone after a reboot; `box.json` carries the boot id for when it is not.
+
+use super::confine;
+use crate::init::wire::Step;
+use crate::model::exit::{Exit, Outcome};
+use crate::model::name::Name;
+use crate::model::record::Record;
+use crate::model::spec::Signal;
+use crate::model::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of `started` or `exit` that are read; init writes a line of at most 128.
+const REPORT_BYTES_MAX: usize = 256;
+
+/// What cannot be kept or found there.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    #[error("cannot make {path}")]
+    Make { path: PathBuf, source: io::Error },
+    #[error("cannot write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot remove {path}")]
+    Remove { path: PathBuf, source: io::Error },
+}
+
+/// `box.json`: what a run was started from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Boxed {
+    pub boot_id: String,
+    pub record: Record,
+}
+
+/// The traces of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    pub number: u64,
+    pub boxed: Boxed,
+    pub started: Option<Started>,
+    /// What init says it ended with.
+    pub end: Option<Report>,
+}
+
+/// `started`: who runs, by the host's pids and their start times in clock ticks since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    pub init: Process,
+    pub command: Process,
+    pub at: Timestamp,
+}
+
+/// A process that cannot be confused with a later one of the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    pub start_ticks: u64,
+}
+
+/// A line of init's: a word, numbers, a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub word: String,
+    pub numbers: Vec<u64>,
+    pub at: Timestamp,
+}
+
+/// The traces of all runs.
+#[derive(Clone, Debug)]
+pub struct Traces {
+    root: PathBuf,
+}
+
+impl Traces {
+    /// Below a runtime directory; only its owner gets in.
+    pub fn open(runtime: &Path) -> Result<Traces, TraceError> {
+        let root = runtime.join("workloads");
+        make_private(&root)?;
+        Ok(Traces { root })
+    }
+
+    fn of(&self, name: &Name) -> PathBuf {
+        self.root.join(name.as_str())
+    }
+
+    /// Makes the folder of a run and puts `box.json` in it, whole or not at all. Answers the open folder.
+    pub fn begin(&self, name: &Name, boxed: &Boxed) -> Result<File, TraceError> {
+        let folder = self.of(name).join(boxed.record.instance.to_string());
+        make_private(&self.of(name))?;
+        make_private(&folder)?;
+        let path = folder.join("box.json");
+        let failed = |source| TraceError::Write { path: path.clone(), source };
+        let aside = folder.join("box.tmp");
+        let text = serde_json::to_vec(boxed).map_err(|error| failed(error.into()))?;
+        fs::write(&aside, text).map_err(failed)?;
+        fs::rename(&aside, &path).map_err(failed)?;
+        File::open(&folder).map_err(|source| TraceError::Read { path: folder, source })
+    }
+
+    /// The newest run that left a readable `box.json`. One without was never begun: the box is written before anything else.
+    pub fn newest(&self, name: &Name) -> Result<Option<Trace>, TraceError> {
+        let mut numbers = self.numbers(name)?;
+        while let Some(number) = numbers.pop() {
+            let folder = self.of(name).join(number.to_string());
+            let Some(text) = read(&folder.join("box.json"))? else { continue };
+            let Ok(boxed) = serde_json::from_str::<Boxed>(&text) else { continue };
+            let report = |file: &str| Ok(read(&folder.join(file))?.as_deref().and_then(parse_report));
+            let started = report("started")?.as_ref().and_then(parse_started);
+            return Ok(Some(Trace { number, boxed, started, end: report("exit")? }));
+        }
+        Ok(None)
+    }
+
+    fn numbers(&self, name: &Name) -> Result<Vec<u64>, TraceError> {
+        let mut numbers: Vec<u64> = entries(&self.of(name))?.iter().filter_map(|entry| entry.parse().ok()).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Every workload with a trace.
+    pub fn names(&self) -> Result<Vec<Name>, TraceError> {
+        Ok(entries(&self.root)?.iter().filter_map(|entry| entry.parse().ok()).collect())
+    }
+
+    /// Removes every trace of a workload.
+    pub fn clear(&self, name: &Name) -> Result<(), TraceError> {
+        let path = self.of(name);
+        match fs::remove_dir_all(&path) {
+            Ok(()) => Ok(()),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(TraceError::Remove { path, source }),
+        }
+    }
+}
+
+/// Makes a folder that only its owner may enter; one that exists is fine.
+pub fn make_private(path: &Path) -> Result<(), TraceError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| TraceError::Make { path: path.to_owned(), source })
+}
+
+fn entries(folder: &Path) -> Result<Vec<String>, TraceError> {
+    let failed = |source| TraceError::Read { path: folder.to_owned(), source };
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut names = Vec::new();
+    for entry in listing {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn read(path: &Path) -> Result<Option<String>, TraceError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(TraceError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn parse_report(line: &str) -> Option<Report> {
+    let line = line.get(..REPORT_BYTES_MAX).unwrap_or(line);
+    let mut words = line.split_whitespace();
+    let word = words.next()?.to_owned();
+    let mut numbers: Vec<u64> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+    let (nanos, seconds) = (numbers.pop()?, numbers.pop()?);
+    let at = Timestamp(seconds.checked_mul(1000)?.checked_add(nanos / 1_000_000)?);
+    Some(Report { word, numbers, at })
+}
+
+fn parse_started(report: &Report) -> Option<Started> {
+    let [init, init_start, command, command_start] = report.numbers[..] else { return None };
+    let process = |pid: u64, start_ticks| Some(Process { pid: u32::try_from(pid).ok()?, start_ticks });
+    Some(Started { init: process(init, init_start)?, command: process(command, command_start)?, at: report.at })
+}
+
+/// What a report of an end means. `steps` are those the run was started with, `command` its first word.
+pub fn outcome(report: &Report, steps: &[Step<CString>], command: &str, workdir: &str, oom_kills: u64) -> Outcome {
+    const ENOENT: u64 = 2;
+    let number = |at: usize| report.numbers.get(at).copied().unwrap_or(0);
+    let errno = |at: usize| io::Error::from_raw_os_error(i32::try_from(number(at)).unwrap_or(0));
+    let small = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
+    match report.word.as_str() {
+        "exited" => Outcome::Exited { code: small(number(0)) },
+        "killed" if number(0) == 9 && oom_kills > 0 => Outcome::OutOfMemory,
+        "killed" => Outcome::Killed { signal: Signal(small(number(0))) },
+        "unexecutable" if number(0) == ENOENT => Outcome::NotFound { command: command.to_owned() },
+        "unexecutable" => Outcome::NotStarted { reason: format!("cannot execute {command}: {}", errno(0)) },
+        "workdir" => Outcome::NotStarted { reason: format!("cannot enter workdir {workdir}: {}", errno(0)) },
+        "identity" => Outcome::NotStarted { reason: format!("cannot take the user it is to run as: {}", errno(0)) },
+        "failed" => {
+            let step = usize::try_from(number(0)).ok().and_then(|index| steps.get(index));
+            let step = step.map_or_else(|| format!("do step {}", number(0)), confine::describe);
+            Outcome::NotStarted { reason: format!("cannot {step}: {}", errno(1)) }
+        }
+        word => Outcome::NotStarted { reason: format!("containerctl-init reports `{word}`: {}", errno(0)) },
+    }
+}
+
+impl Trace {
+    /// The end init reported, if it did.
+    pub fn exit(&self, steps: &[Step<CString>], oom_kills: u64) -> Option<Exit> {
+        let report = self.end.as_ref()?;
+        let process = &self.boxed.record.spec.process;
+        let command = process.command.first().map_or("", String::as_str);
+        let outcome = outcome(report, steps, command, &process.workdir, oom_kills);
+        Some(Exit { instance: self.number, outcome, at: report.at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::parse;
+
+    fn boxed(instance: u64) -> Boxed {
+        let (spec, origin) = parse("web.yaml", b"command: x").workloads.into_iter().next().unwrap();
+        let record = Record { instance, ..Record::new(spec, origin) };
+        Boxed { boot_id: "boot".to_owned(), record }
+    }
+
+    #[test]
+    fn the_newest_run_with_a_whole_box_counts() {
+        let runtime = tempfile::tempdir().unwrap();
+        let traces = Traces::open(runtime.path()).unwrap();
+        let name: Name = "web".parse().unwrap();
+        assert_eq!(traces.newest(&name).unwrap(), None);
+        traces.begin(&name, &boxed(9)).unwrap();
+        traces.begin(&name, &boxed(10)).unwrap();
+        let folder = runtime.path().join("workloads/web");
+        fs::write(folder.join("10/started"), "started 100 5 101 6 1795464785 42000000\n").unwrap();
+        fs::create_dir(folder.join("11")).unwrap();
+        fs::create_dir(folder.join("12")).unwrap();
+        fs::write(folder.join("12/box.json"), "{\"boo").unwrap();
+        let newest = traces.newest(&name).unwrap().unwrap();
+        assert_eq!((newest.number, newest.end), (10, None));
+        assert_eq!(newest.started.unwrap().command, Process { pid: 101, start_ticks: 6 });
+        assert_eq!(newest.started.unwrap().at, Timestamp(1_795_464_785_042));
+        assert_eq!(traces.names().unwrap(), std::slice::from_ref(&name));
+        traces.clear(&name).unwrap();
+        traces.clear(&name).unwrap();
+        assert_eq!(traces.names().unwrap(), []);
+    }
+
+    #[test]
+    fn reports_become_outcomes_in_words() {
+        let steps = [Step::Hostname { name: c"web".into() }];
+        let check = |line: &str, oom_kills| {
+            outcome(&parse_report(line).unwrap(), &steps, "stress", "/srv", oom_kills).to_string()
+        };
+        assert_eq!(check("exited 3 1 2\n", 0), "exited with code 3");
+        assert_eq!(check("killed 9 1 2\n", 0), "killed by SIGKILL");
+        assert_eq!(check("killed 9 1 2\n", 1), "killed: out of memory within its limit");
+        assert_eq!(check("unexecutable 2 1 2\n", 0), "command not found: stress");
+        assert_eq!(check("unexecutable 13 1 2\n", 0), "cannot execute stress: Permission denied (os error 13)");
+        assert_eq!(check("workdir 2 1 2\n", 0), "cannot enter workdir /srv: No such file or directory (os error 2)");
+        assert_eq!(check("failed 0 1 1 2\n", 0), "cannot set the host name web: Operation not permitted (os error 1)");
+        assert_eq!(check("failed 7 1 1 2\n", 0), "cannot do step 7: Operation not permitted (os error 1)");
+        for torn in ["", "exited", "exited 3", "exited x 1 2", "exited 99999999999999999999 1 2"] {
+            assert_eq!(parse_report(torn), None, "{torn:?}");
+        }
+    }
+}
