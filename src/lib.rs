@@ -6,3 +6,4 @@ pub mod manifest;
 pub mod model;
 pub mod place;
 pub mod plan;
+pub mod store;

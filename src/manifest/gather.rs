@@ -10,14 +10,22 @@ use crate::model::desired::{Desired, Wanted};
 use crate::model::name::Name;
 use crate::model::record::Origin;
 use crate::model::spec::Spec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Puts the files together. `owners` tells which path each recorded workload came from: where two files claim one name, the one that has
-/// it keeps it; where none has, the first path in order gets it.
-pub fn gather(files: &BTreeMap<String, Arc<Parsed>>, owners: &BTreeMap<Name, String>) -> (Desired, Vec<Diagnostic>) {
+/// it keeps it; where none has, the first path in order gets it. `settling` files have disappeared a moment ago: they still count, but
+/// not against a file that is there, so that a rename is no conflict.
+pub fn gather(
+    files: &BTreeMap<String, Arc<Parsed>>,
+    settling: &BTreeSet<String>,
+    owners: &BTreeMap<Name, String>,
+) -> (Desired, Vec<Diagnostic>) {
     let (mut desired, mut diagnostics) = (Desired::default(), Vec::new());
-    for (name, claims) in claims(files) {
+    for (name, mut claims) in claims(files) {
+        if claims.iter().any(|(_, origin)| !settling.contains(&origin.path)) {
+            claims.retain(|(_, origin)| !settling.contains(&origin.path));
+        }
         let owner = owners.get(&name);
         let chosen = claims.iter().position(|(_, origin)| Some(&origin.path) == owner).unwrap_or(0);
         for (index, (spec, origin)) in claims.iter().enumerate() {
@@ -67,10 +75,15 @@ mod tests {
     use crate::manifest::parse;
 
     fn check(files: &[(&str, &str)], owners: &[(&str, &str)]) -> String {
+        check_settling(files, &[], owners)
+    }
+
+    fn check_settling(files: &[(&str, &str)], settling: &[&str], owners: &[(&str, &str)]) -> String {
+        let settling = settling.iter().map(|path| (*path).to_owned()).collect();
         let files =
             files.iter().map(|(path, text)| ((*path).to_owned(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = owners.iter().map(|(name, path)| (name.parse().unwrap(), (*path).to_owned())).collect();
-        let (Desired { wanted, held }, diagnostics) = gather(&files, &owners);
+        let (Desired { wanted, held }, diagnostics) = gather(&files, &settling, &owners);
         let wanted = wanted.iter().map(|(name, wanted)| format!("want {name} from {}\n", wanted.origin.path));
         let held = held.iter().map(|(name, path)| format!("hold {name} because of {path}\n"));
         wanted.chain(held).chain(diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n"))).collect()
@@ -92,6 +105,14 @@ mod tests {
         b.yaml:1:1: name web is taken by a.yaml:1
           help: rename one of the two: `name: web-2`
         ");
+    }
+
+    #[test]
+    fn a_rename_hands_the_name_over_at_once() {
+        let files = [("a.yaml", "name: web\ncommand: x"), ("b.yaml", "name: web\ncommand: x")];
+        let owners = [("web", "a.yaml")];
+        assert_eq!(check_settling(&files, &["a.yaml"], &owners), "want web from b.yaml\n");
+        assert_eq!(check_settling(&files[..1], &["a.yaml"], &owners), "want web from a.yaml\n");
     }
 
     #[test]

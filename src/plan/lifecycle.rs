@@ -80,11 +80,13 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Dec
     }
 }
 
-/// The record this pass works from: the stored one, or the one a running process was started from, brought up to the manifest. With it,
+/// The record this pass works from: the stored one, or a newer one that a run was started from, brought up to the manifest. With it,
 /// whether the manifest has changed.
 fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Observed) -> Option<(Record, bool)> {
+    // A run the database has not heard of yet: the controller was killed between starting it and writing that down.
     let started_as = seen.instance.as_ref().map(|instance| &instance.record);
-    let Some(mut record) = record.or(started_as).cloned() else {
+    let newer = started_as.filter(|started| record.is_none_or(|record| record.instance < started.instance));
+    let Some(mut record) = newer.or(record).cloned() else {
         let Wanted { spec, origin } = wanted?;
         return Some((Record::new(spec.clone(), origin.clone()), true));
     };

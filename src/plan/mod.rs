@@ -9,7 +9,8 @@
 //!
 //! Guarantees:
 //! * a successor is started only when nothing of its predecessor is seen any more: no instance, no process, no cgroup;
-//! * a record is written before the step it describes ([`Work::record`] first, then [`Work::act`]);
+//! * a record is written before the step it describes ([`Work::record`] first, then [`Work::act`]), but for a start, whose record lies
+//!   beside the run before anything runs;
 //! * CPUs are fenced for an exclusive workload before it starts, and it starts when no neighbour's cpuset holds them any more;
 //! * a workload whose manifest is unreadable is never stopped, resized or replaced because of that;
 //! * a pass over a host that is as it should be has no work.

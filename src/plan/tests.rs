@@ -77,7 +77,7 @@ impl World {
         let files =
             self.files.iter().map(|(path, text)| (path.clone(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone())).collect();
-        let (desired, _) = gather::gather(&files, &owners);
+        let (desired, _) = gather::gather(&files, &BTreeSet::new(), &owners);
         plan(&Input {
             desired: &desired,
             records: &self.records,
@@ -516,6 +516,23 @@ fn without_a_database_what_runs_is_adopted_as_it_was_started() {
     ");
     assert_eq!(world.observed, before, "nothing was touched");
     assert_eq!(world.records.len(), 2);
+}
+
+#[test]
+fn a_run_the_database_has_not_heard_of_is_adopted() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\ngpu: true").settle();
+    let stale = world.records.clone();
+    world.exit_code("web", 1);
+    world.settle();
+    world.now = world.plan().wake_at.unwrap();
+    world.settle();
+    let newer = std::mem::replace(&mut world.records, stale);
+    insta::assert_snapshot!(world.settle(), @"
+    web: remember (as it should be)
+      web Running Ready=true Running: pid 100
+    ");
+    assert_eq!(world.records, newer, "run, restarts and lease are those of the run that is there");
 }
 
 #[test]

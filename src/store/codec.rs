@@ -1,0 +1,110 @@
+//! How a record is kept: one version byte, a CRC-32 of what follows, then JSON.
+//!
+//! Records of every version that was ever released are read for ever; `tests/fixtures` holds one of each. A new field gets a serde
+//! default and needs no new version; a field that changes its meaning does.
+
+use crate::model::record::Record;
+
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 5;
+
+/// Why bytes are no record.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("has {len} bytes, fewer than a record's head")]
+    Short { len: usize },
+    #[error("has version {version}, written by a newer containerctl")]
+    Version { version: u8 },
+    #[error("has a checksum that does not match: it was torn or damaged")]
+    Checksum,
+    #[error("is not what its version says")]
+    Json(#[source] serde_json::Error),
+}
+
+/// The bytes of a record.
+pub fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
+    let json = serde_json::to_vec(record)?;
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + json.len());
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&crc32fast::hash(&json).to_le_bytes());
+    bytes.extend_from_slice(&json);
+    Ok(bytes)
+}
+
+/// The record in some bytes.
+pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+    let short = || DecodeError::Short { len: bytes.len() };
+    let (version, rest) = bytes.split_first().ok_or_else(short)?;
+    let (checksum, json) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    if *version != VERSION {
+        return Err(DecodeError::Version { version: *version });
+    }
+    if crc32fast::hash(json) != u32::from_le_bytes(*checksum) {
+        return Err(DecodeError::Checksum);
+    }
+    serde_json::from_slice(json).map_err(DecodeError::Json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::parse;
+    use crate::model::exit::{Exit, Outcome};
+    use crate::model::gpu::{GpuId, GpuLease, Share};
+    use crate::model::record::{Grant, Stopping};
+    use crate::model::time::Timestamp;
+    use std::path::Path;
+
+    fn record() -> Record {
+        let text = b"command: [stress, --cpu, '2']\ncpu: {limit: 2, class: pinned, request: 1}\nmemory: 512M\ngpu: {memory: 8Gi}\n\
+            env: {A: b}\nvolumes: [{source: /srv, target: /mnt}]\nlabels: {team: a}\n";
+        let (spec, origin) = parse("group/web.yaml", text).workloads.into_iter().next().unwrap();
+        Record {
+            generation: 3,
+            instance: 7,
+            grant: Some(Grant {
+                cpus: "0-1".parse().unwrap(),
+                fenced: "".parse().unwrap(),
+                gpus: vec![GpuLease { gpu: GpuId("GPU-0".to_owned()), share: Share::Whole }],
+                reason: "class pinned".to_owned(),
+            }),
+            restarts: 2,
+            failures: 1,
+            retry_at: Some(Timestamp(1_795_464_785_042)),
+            last_exit: Some(Exit {
+                instance: 6,
+                outcome: Outcome::Exited { code: 3 },
+                at: Timestamp(1_795_464_784_000),
+            }),
+            finished: false,
+            stopping: Some(Stopping { since: Timestamp(1), killed: None, reason: "web.yaml was deleted".to_owned() }),
+            ..Record::new(spec, origin)
+        }
+    }
+
+    #[test]
+    fn records_read_back_as_they_were_written() {
+        assert_eq!(decode(&encode(&record()).unwrap()).unwrap(), record());
+    }
+
+    #[test]
+    fn records_of_version_1_are_read_for_ever() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/record-v1");
+        // Written once, by this line, when version 1 was made: std::fs::write(&path, encode(&record()).unwrap()).
+        assert_eq!(decode(&std::fs::read(path).unwrap()).unwrap(), record());
+    }
+
+    #[test]
+    fn damaged_records_are_recognised() {
+        let good = encode(&record()).unwrap();
+        for len in 0..good.len() {
+            assert!(decode(&good[..len]).is_err(), "{len} bytes were accepted");
+        }
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            assert!(decode(&bad).is_err(), "a flipped bit in byte {at} was accepted");
+        }
+        assert_eq!(decode(&[9, 0, 0, 0, 0]).unwrap_err().to_string(), "has version 9, written by a newer containerctl");
+    }
+}
