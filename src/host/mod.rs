@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod confine;
 pub mod dev;
 pub mod gpu;
+pub mod lease;
 pub mod linux;
 pub mod processes;
 pub mod spawn;

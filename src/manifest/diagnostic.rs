@@ -1,10 +1,10 @@
 //! What is wrong with a manifest, where, and what to do about it.
 
 use super::tree::Place;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The document, or the file, is refused.
@@ -14,7 +14,7 @@ pub enum Severity {
 }
 
 /// One finding in one file. Shown as `web.yaml:12:9: cpu.weight is 0, expected 1..=10000` and a `help:` line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Diagnostic {
     /// Relative to the folder.
     pub path: String,

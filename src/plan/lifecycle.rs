@@ -500,7 +500,7 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
 }
 
 /// The command's environment: the manifest's on top of a few defaults, and its GPUs on top of that.
-fn environment(record: &Record) -> BTreeMap<String, String> {
+pub(super) fn environment(record: &Record) -> BTreeMap<String, String> {
     let home = if record.spec.process.user.uid == 0 { "/root" } else { "/" };
     let defaults = [("PATH", PATH), ("HOME", home), ("LANG", "C.UTF-8")];
     let mut env: BTreeMap<String, String> = defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into();

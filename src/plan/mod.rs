@@ -20,7 +20,7 @@ pub mod kernel;
 mod lifecycle;
 
 use crate::model::cgroup::Write;
-use crate::model::desired::Desired;
+use crate::model::desired::{Desired, Wanted};
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
@@ -28,7 +28,7 @@ use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
-use crate::place::{Holding, Ledger};
+use crate::place::{self, Ask, Holding, Ledger, Refusal};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,6 +130,26 @@ pub fn plan(input: &Input<'_>) -> Plan {
         lifecycle::settle(input, &ledger, name, decision, &mut plan);
     }
     plan
+}
+
+/// A run in the foreground, without a controller: placed on a machine that nothing else is placed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreground {
+    pub record: Record,
+    pub writes: Vec<Write>,
+    pub env: BTreeMap<String, String>,
+    /// What this host cannot do, in sentences.
+    pub unhonoured: Vec<String>,
+}
+
+/// Decides a foreground run.
+pub fn foreground(machine: &Machine, wanted: Wanted) -> Result<Foreground, Refusal> {
+    let ledger = Ledger::default();
+    let grant = place::place(machine, &ledger, &Ask::of(&wanted.spec, None))?;
+    let kernel::Wanted { settings, unhonoured } = kernel::wanted(&wanted.spec.resources, &grant.cpus, &machine.cgroup);
+    let record = Record { grant: Some(grant), instance: 1, ..Record::new(wanted.spec, wanted.origin) };
+    let writes = kernel::first_writes(&settings, machine.cgroup.generation);
+    Ok(Foreground { env: lifecycle::environment(&record), record, writes, unhonoured })
 }
 
 /// What every workload holds as the pass begins.

@@ -10,7 +10,7 @@ mod legacy;
 mod probe;
 mod unified;
 
-pub use probe::{Opened, open};
+pub use probe::{Opened, open, remove_parent};
 
 use crate::model::cgroup::{Support, Write};
 use crate::model::name::Name;

@@ -46,6 +46,22 @@ pub fn open(parent: &str) -> Result<Opened, CgroupError> {
     Ok(Opened { backend: Box::new(open_legacy(&hierarchies, parent, unified)?), lock })
 }
 
+/// Removes a parent group that [`open`] made, and whatever empty groups are left below it.
+pub fn remove_parent(parent: &str) -> Result<(), CgroupError> {
+    let parent = Path::new(parent.trim_matches('/'));
+    let mut directories: Vec<PathBuf> = mounted("cgroup2").map(|mount| mount.join(parent)).into_iter().collect();
+    if let Some(hierarchies) = Hierarchies::find() {
+        directories.extend(hierarchies.directories(parent));
+    }
+    for directory in directories.iter().filter(|directory| directory.exists()) {
+        let inside = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in inside.filter(|path| path.is_dir()).chain([directory.clone()]) {
+            fs::remove_dir(&path).map_err(|source| CgroupError::Remove { path, source })?;
+        }
+    }
+    Ok(())
+}
+
 /// Where a file system of this type is mounted, the shallowest place first.
 fn mounted(fstype: &str) -> Option<PathBuf> {
     let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo()).ok()?;

@@ -1,0 +1,200 @@
+//! A workload's log files as one stream of lines, oldest first, and on as they grow.
+
+use axum::body::Bytes;
+use http_body_util::channel::{Channel, Sender};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+/// Pieces read ahead of a slow reader.
+const PIECES_MAX: usize = 4;
+/// Bytes of one piece.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Lines that `tail` can ask for.
+const TAIL_MAX: usize = 100_000;
+/// How often a followed log is looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// Older files than the one being written, `log.9` at most.
+const OLDER_MAX: u32 = 9;
+
+/// The last `tail` lines of the log in `folder`, all of them by default, and with `follow` whatever comes after. `held` is let go when the
+/// reading ends.
+pub fn stream(
+    folder: PathBuf,
+    tail: Option<usize>,
+    follow: bool,
+    held: impl Send + 'static,
+) -> Channel<Bytes, io::Error> {
+    let (body, channel) = Channel::new(PIECES_MAX);
+    let (pieces, received) = mpsc::channel(PIECES_MAX);
+    tokio::spawn(forward(received, body));
+    // Ends when the log is read or the reader has gone; never while it is followed by somebody.
+    spawn_blocking(move || {
+        if let Err(error) = read(&folder, tail, follow, &pieces) {
+            tracing::debug!(path = %folder.display(), error = %error, "cannot read a log");
+        }
+        drop(held);
+    });
+    channel
+}
+
+async fn forward(mut pieces: mpsc::Receiver<Bytes>, mut body: Sender<Bytes, io::Error>) {
+    while let Some(piece) = pieces.recv().await {
+        if body.send_data(piece).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The reader has gone.
+struct Gone;
+
+fn send(pieces: &mpsc::Sender<Bytes>, bytes: Vec<u8>) -> Result<(), Gone> {
+    if bytes.is_empty() { Ok(()) } else { pieces.blocking_send(bytes.into()).map_err(|_| Gone) }
+}
+
+fn read(folder: &Path, tail: Option<usize>, follow: bool, pieces: &mpsc::Sender<Bytes>) -> io::Result<()> {
+    // Opened before the older ones are read, so that what is written meanwhile is not lost between the two.
+    let mut current = open(&folder.join("log"))?;
+    let older: Vec<File> =
+        (1..=OLDER_MAX).rev().filter_map(|n| open(&folder.join(format!("log.{n}"))).ok().flatten()).collect();
+    let files = older.into_iter().chain(match &current {
+        Some(file) => Some(file.try_clone()?),
+        None => None,
+    });
+    let sent = match tail {
+        Some(lines) => send_tail(files, lines.min(TAIL_MAX), pieces)?,
+        None => send_all(files, pieces)?,
+    };
+    if sent.is_err() {
+        return Ok(());
+    }
+    while follow && !pieces.is_closed() {
+        std::thread::sleep(FOLLOW_EVERY);
+        if let Some(file) = &mut current
+            && send_rest(file, pieces)?.is_err()
+        {
+            return Ok(());
+        }
+        let newest = open(&folder.join("log"))?;
+        if inode(newest.as_ref()) != inode(current.as_ref()) {
+            // It was rotated: what was left in the old file has been sent above.
+            current = newest;
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn inode(file: Option<&File>) -> Option<u64> {
+    file.and_then(|file| file.metadata().ok()).map(|found| found.ino())
+}
+
+fn send_all(files: impl Iterator<Item = File>, pieces: &mpsc::Sender<Bytes>) -> io::Result<Result<(), Gone>> {
+    for mut file in files {
+        if send_rest(&mut file, pieces)?.is_err() {
+            return Ok(Err(Gone));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn send_rest(file: &mut File, pieces: &mpsc::Sender<Bytes>) -> io::Result<Result<(), Gone>> {
+    loop {
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        let len = file.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
+        if len == 0 {
+            return Ok(Ok(()));
+        }
+        if send(pieces, piece).is_err() {
+            return Ok(Err(Gone));
+        }
+    }
+}
+
+fn send_tail(
+    files: impl Iterator<Item = File>,
+    lines: usize,
+    pieces: &mpsc::Sender<Bytes>,
+) -> io::Result<Result<(), Gone>> {
+    let mut last: VecDeque<Vec<u8>> = VecDeque::new();
+    for file in files {
+        let mut reader = BufReader::new(file);
+        loop {
+            let mut line = Vec::new();
+            if reader.read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            last.push_back(line);
+            if last.len() > lines {
+                last.pop_front();
+            }
+        }
+        // A handle that goes on being followed stands where the last line ended, which the buffer may have read past.
+        let at = reader.stream_position()?;
+        reader.into_inner().seek(SeekFrom::Start(at))?;
+    }
+    Ok(send(pieces, last.into_iter().flatten().collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use std::fs;
+    use std::io::Write;
+
+    async fn collect(folder: &Path, tail: Option<usize>) -> String {
+        let body = stream(folder.to_owned(), tail, false, ()).collect().await.unwrap();
+        String::from_utf8(body.to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn files_are_read_oldest_first_and_a_tail_spans_them() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(collect(folder.path(), None).await, "", "no log yet");
+        fs::write(folder.path().join("log.2"), "a\nb\n").unwrap();
+        fs::write(folder.path().join("log.1"), "c\n").unwrap();
+        fs::write(folder.path().join("log"), "d\ne\n").unwrap();
+        assert_eq!(collect(folder.path(), None).await, "a\nb\nc\nd\ne\n");
+        assert_eq!(collect(folder.path(), Some(3)).await, "c\nd\ne\n");
+        assert_eq!(collect(folder.path(), Some(0)).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_followed_log_goes_on_across_a_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("log"), "one\n").unwrap();
+        let mut body = stream(folder.path().to_owned(), Some(10), true, ());
+        let mut seen = String::new();
+        for (step, wanted) in ["one\n", "one\ntwo\n", "one\ntwo\nthree\nfour\n"].into_iter().enumerate() {
+            match step {
+                1 => File::options().append(true).open(path("log")).unwrap().write_all(b"two\n").unwrap(),
+                2 => {
+                    File::options().append(true).open(path("log")).unwrap().write_all(b"three\n").unwrap();
+                    fs::rename(path("log"), path("log.1")).unwrap();
+                    fs::write(path("log"), "four\n").unwrap();
+                }
+                _ => {}
+            }
+            while seen.len() < wanted.len() {
+                let frame = tokio::time::timeout(Duration::from_secs(10), body.frame()).await.unwrap();
+                seen += std::str::from_utf8(&frame.unwrap().unwrap().into_data().unwrap()).unwrap();
+            }
+            assert_eq!(seen, wanted);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The socket: who may open it, and the server behind it.
+
+use super::{Api, router};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Group, chown};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixListener;
+
+/// Members of this group may use the socket, if there is such a group.
+const GROUP: &str = "containerctl";
+
+/// What keeps the socket from being opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("another controller listens at {path}\n  help: stop it, or give this one another --socket")]
+    Taken { path: PathBuf },
+    #[error("cannot listen at {path}: {source}\n  help: make the folder it lies in, or name another --socket")]
+    Listen { path: PathBuf, source: io::Error },
+}
+
+/// Opens the socket, in place of one that nobody listens at any more.
+pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |source| SocketError::Listen { path: path.to_owned(), source };
+    if UnixStream::connect(path).is_ok() {
+        return Err(SocketError::Taken { path: path.to_owned() });
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // Nobody but us gets in before the group is set.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener.map_err(failed)?;
+    if let Ok(Some(group)) = Group::from_name(GROUP) {
+        chown(path, None, Some(group.gid)).map_err(|errno| failed(errno.into()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    }
+    Ok(listener)
+}
+
+/// Answers requests until the task is dropped.
+pub async fn serve(listener: UnixListener, api: Api) {
+    if let Err(error) = axum::serve(listener, router(api)).await {
+        tracing::error!(error = %error, "the API has stopped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let live = listen(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o007, 0, "open to everybody");
+        assert!(matches!(listen(&path), Err(SocketError::Taken { .. })));
+        drop(live);
+        let missing = listen(&folder.path().join("no/s")).unwrap_err();
+        assert!(missing.to_string().contains("help:"), "{missing}");
+    }
+}

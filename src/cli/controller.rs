@@ -1,0 +1,156 @@
+//! `containerctl controller`: sets the parts up in order, runs the loop, leaves workloads running when it ends.
+
+use super::{ControllerArgs, LogFormat, SOCKET};
+use crate::api::{Api, socket};
+use crate::control::act::chain;
+use crate::control::folder::Folder;
+use crate::control::trust::{Owner, Trust};
+use crate::control::{Changes, Controller, Handle, Options};
+use crate::host::lease::ignore_lease_breaks;
+use crate::host::linux::{self, Linux};
+use crate::store::{Found, Store};
+use anyhow::{Context, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf, absolute};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal as caught};
+use tracing_subscriber::EnvFilter;
+
+/// How long an idle thread is kept. Short: an idle controller is one thread that sleeps.
+const THREAD_KEPT: Duration = Duration::from_secs(2);
+
+pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
+    start_log(args.log_format);
+    if !geteuid().is_root() {
+        bail!("the controller needs root: it makes cgroups and namespaces\n  help: sudo containerctl controller ...");
+    }
+    ignore_lease_breaks().context("cannot ignore SIGIO")?;
+    let manifests = absolute(&args.manifests).context("cannot find the current directory")?;
+    let state = absolute(&args.state).context("cannot find the current directory")?;
+    let runtime_dir = absolute(&args.runtime_dir).context("cannot find the current directory")?;
+    let folder = open_folder(&manifests, &args.trust_owner)?;
+    fs::create_dir_all(&runtime_dir).with_context(|| format!("cannot make {}", runtime_dir.display()))?;
+    let _lock = lock(&runtime_dir)?;
+    let (store, Found { records, losses }) = Store::open(&state).map_err(told)?;
+    for loss in losses {
+        tracing::error!(loss, "the database");
+    }
+    let logs = state.join("logs");
+    let changes = Arc::new(Changes::default());
+    let host = open_host(args, &manifests, &state, &runtime_dir, &logs, &changes)?;
+    let options = Options {
+        resync: args.resync,
+        job_threshold_percent: args.job_cpu_threshold,
+        entropy: RandomState::new().hash_one(std::process::id()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(THREAD_KEPT)
+        .build()
+        .context("cannot start the runtime")?;
+    let (mut controller, handle) =
+        Controller::new(Arc::new(host), store, records, folder, changes, options).map_err(told)?;
+    let path = args.socket.clone().unwrap_or_else(|| runtime_dir.join(SOCKET));
+    runtime.block_on(async {
+        controller.watch(&manifests);
+        serve(controller, handle, logs, &path, &manifests).await
+    })?;
+    // Requests that are still being answered do not hold us up.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(
+    controller: Controller,
+    handle: Handle,
+    logs: PathBuf,
+    socket: &Path,
+    manifests: &Path,
+) -> anyhow::Result<()> {
+    let listener = socket::listen(socket)?;
+    let mut terminate = caught(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut interrupt = caught(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let running = handle.snapshots.clone();
+    let api = tokio::spawn(socket::serve(listener, Api::new(handle, logs)));
+    tracing::info!(manifests = %manifests.display(), socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "watching");
+    controller
+        .run(async move {
+            // Signals keep their mark until they are received, so neither is lost to the other.
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await;
+    api.abort();
+    // The next controller replaces it if this fails.
+    let _ = fs::remove_file(socket);
+    tracing::info!(workloads_running = running.borrow().health().running, "stopped; workloads go on");
+    Ok(())
+}
+
+/// The log goes to standard error; `RUST_LOG` chooses what, `info` by default.
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // Colours are for people who look at a terminal and have not said no (no-color.org).
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).with_target(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+fn open_folder(path: &Path, trusted: &[u32]) -> anyhow::Result<Folder> {
+    let sudo = std::env::var("SUDO_UID").ok();
+    let trust = Trust::new(geteuid().as_raw(), trusted, sudo.as_deref());
+    let folder = Folder::new(path.to_owned(), trust);
+    if let Owner::Sudo(uid) = folder.check()? {
+        tracing::warn!(path = %path.display(), uid, "the manifests folder belongs to the user behind sudo, who can run anything as root");
+    }
+    Ok(folder)
+}
+
+fn lock(runtime_dir: &Path) -> anyhow::Result<Flock<File>> {
+    let path = runtime_dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot make {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        anyhow!(
+            "the runtime directory {} is used by another controller\n  help: stop it, or give this one another --runtime-dir",
+            runtime_dir.display()
+        )
+    })
+}
+
+fn open_host(
+    args: &ControllerArgs,
+    manifests: &Path,
+    state: &Path,
+    runtime: &Path,
+    logs: &Path,
+    changes: &Arc<Changes>,
+) -> anyhow::Result<Linux> {
+    let options = linux::Options {
+        runtime: runtime.to_owned(),
+        logs: logs.to_owned(),
+        cgroup_parent: args.cgroup_parent.clone(),
+        gpus: args.simulate_gpus.clone().unwrap_or_default(),
+        hidden: vec![manifests.to_owned(), state.to_owned(), runtime.to_owned()],
+        foreground: false,
+    };
+    let changes = Arc::clone(changes);
+    Linux::open(options, move |name| changes.push(name)).map_err(told)
+}
+
+/// An error with its causes in one line.
+fn told(error: impl std::error::Error) -> anyhow::Error {
+    anyhow!("{}", chain(&error))
+}

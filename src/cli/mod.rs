@@ -1,0 +1,298 @@
+//! The command line. What was typed is here; each verb has a file of its own for what it means.
+//!
+//! Exit codes: 0 done; 1 it failed, or the answer is no; 64 wrong usage (EX_USAGE of sysexits.h). `plan` exits with 2 when there is something
+//! to do, `run` with the command's own code, or 125 when it could not be run at all.
+
+mod client;
+mod controller;
+mod describe;
+mod logs;
+mod output;
+mod plan;
+mod ps;
+mod run;
+mod validate;
+mod wait;
+
+use crate::api::Goal;
+use crate::host::gpu::Simulated;
+use crate::model::units::parse_duration;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use output::Format;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Where the controller keeps sockets, locks and what runs.
+const RUNTIME: &str = "/run/containerctl";
+/// The name of the socket in there.
+const SOCKET: &str = "containerctl.sock";
+
+const USAGE: u8 = 64;
+
+/// YAML files in a folder become confined processes on this host.
+#[derive(Debug, Parser)]
+#[command(name = "containerctl", version, disable_help_subcommand = true, max_term_width = 100)]
+struct Typed {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Watch a folder of manifests and keep the host as they say
+    Controller(ControllerArgs),
+    /// Run one workload in the foreground, without a controller; exits with its code
+    Run(RunArgs),
+    /// Check manifests; exits with 1 if any is refused
+    Validate(ValidateArgs),
+    /// Show what the next pass would do, and why; exits with 2 if that is anything
+    Plan(PlanArgs),
+    /// List workloads
+    Ps(PsArgs),
+    /// Show everything about one workload
+    Describe(DescribeArgs),
+    /// Print a workload's output
+    Logs(LogsArgs),
+    /// Wait until a workload, or everything, is as it should be; exits with 1 if it is not in time
+    Wait(WaitArgs),
+}
+
+#[derive(Debug, Args)]
+struct ControllerArgs {
+    /// The folder to watch
+    #[arg(long, value_name = "DIR", default_value = "/etc/containerctl/manifests")]
+    manifests: PathBuf,
+    /// The database and the logs
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/containerctl")]
+    state: PathBuf,
+    /// Socket, locks and traces of what runs; best on a tmpfs
+    #[arg(long, value_name = "DIR", default_value = RUNTIME)]
+    runtime_dir: PathBuf,
+    /// Where to listen [default: containerctl.sock in the runtime directory]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The cgroup that holds all workloads, below the hierarchy's root
+    #[arg(long, value_name = "NAME", default_value = "containerctl", value_parser = cgroup_parent)]
+    cgroup_parent: String,
+    /// GPUs to pretend to have, for example 2x16Gi
+    #[arg(long, value_name = "NxMEM")]
+    simulate_gpus: Option<Simulated>,
+    /// Accept a folder and files that belong to this user, by name or number; may be given several times
+    #[arg(long, value_name = "USER", value_parser = user)]
+    trust_owner: Vec<u32>,
+    /// How often to look at everything, whatever the events say
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = resync)]
+    resync: Duration,
+    /// Jobs wait while the host's CPUs are busier than this
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100))]
+    job_cpu_threshold: u8,
+    /// How to write the log, which goes to standard error
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The manifest
+    file: PathBuf,
+    /// GPUs to pretend to have, for example 2x16Gi
+    #[arg(long, value_name = "NxMEM")]
+    simulate_gpus: Option<Simulated>,
+    /// The cgroup that holds foreground runs, below the hierarchy's root
+    #[arg(long, value_name = "NAME", default_value = "containerctl-run", value_parser = cgroup_parent)]
+    cgroup_parent: String,
+    /// Where to keep what a run needs while it lasts
+    #[arg(long, value_name = "DIR", default_value = RUNTIME)]
+    runtime_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ValidateArgs {
+    /// Files, or folders as the controller would read them
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    /// A folder to plan for, instead of the one that is watched
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct PsArgs {
+    #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct DescribeArgs {
+    name: String,
+    #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct LogsArgs {
+    name: String,
+    /// Go on printing what comes
+    #[arg(short, long)]
+    follow: bool,
+    /// Only so many lines from the end
+    #[arg(long, value_name = "LINES")]
+    tail: Option<usize>,
+    /// Each line as it is on disk: time, stream, tag, text
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct WaitArgs {
+    /// The workload; none with --for converged
+    name: Option<String>,
+    /// What to wait for
+    #[arg(long = "for", value_name = "STATE", default_value = "ready")]
+    goal: GoalArg,
+    /// How long at most
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GoalArg {
+    /// Its command runs
+    Running,
+    /// It runs and can serve
+    Ready,
+    /// It has ended well
+    Completed,
+    /// Everything is as the manifests say
+    Converged,
+}
+
+#[derive(Debug, Args)]
+struct ClientArgs {
+    /// Where the controller listens
+    #[arg(long, value_name = "PATH", default_value = "/run/containerctl/containerctl.sock")]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct FormatArgs {
+    /// How to print it
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+impl From<GoalArg> for Goal {
+    fn from(typed: GoalArg) -> Goal {
+        match typed {
+            GoalArg::Running => Goal::Running,
+            GoalArg::Ready => Goal::Ready,
+            GoalArg::Completed => Goal::Completed,
+            GoalArg::Converged => Goal::Converged,
+        }
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let typed = match Typed::try_parse() {
+        Ok(typed) => typed,
+        Err(error) => {
+            // Help and version are errors to clap, and go to standard output with code 0.
+            let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            let _ = error.print();
+            return code;
+        }
+    };
+    let (result, failed) = match typed.verb {
+        Verb::Controller(args) => (controller::run(&args), 1),
+        Verb::Run(args) => (run::run(&args), run::NOT_RUN),
+        Verb::Validate(args) => (validate::run(&args), 1),
+        Verb::Plan(args) => (plan::run(&args), 1),
+        Verb::Ps(args) => (ps::run(&args), 1),
+        Verb::Describe(args) => (describe::run(&args), 1),
+        Verb::Logs(args) => (logs::run(&args), 1),
+        Verb::Wait(args) => (wait::run(&args), 1),
+    };
+    result.unwrap_or_else(|error| {
+        // The whole chain, once, here.
+        output::complain(&format!("containerctl: {error:#}"));
+        ExitCode::from(failed)
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn resync(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    // Looking at everything ten times a second would be a load of its own.
+    if time < Duration::from_millis(100) { Err("is below 100ms".to_owned()) } else { Ok(time) }
+}
+
+fn cgroup_parent(text: &str) -> Result<String, String> {
+    let good = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    let trimmed = text.trim_matches('/');
+    if trimmed.split('/').all(good) {
+        Ok(trimmed.to_owned())
+    } else {
+        Err("is no path below the hierarchy's root".to_owned())
+    }
+}
+
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("is no user of this host".to_owned()),
+        Err(error) => Err(format!("cannot be looked up: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_agree_about_where_the_socket_is() {
+        assert_eq!(PathBuf::from(RUNTIME).join(SOCKET), PathBuf::from("/run/containerctl/containerctl.sock"));
+    }
+
+    #[test]
+    fn a_cgroup_parent_stays_below_the_root() {
+        assert_eq!(cgroup_parent("/a/b/"), Ok("a/b".to_owned()));
+        for bad in ["", "/", "..", "a/../..", "a//b"] {
+            assert!(cgroup_parent(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `containerctl run FILE`: one workload in the foreground, in the same box and under the same limits as with a controller, on the caller's
+//! terminal. It ends when the command does, and takes the command with it if it is killed.
+
+use super::{RunArgs, output};
+use crate::control::act::chain;
+use crate::host::gpu::Simulated;
+use crate::host::linux::{Linux, Options};
+use crate::host::{Host, HostError, Start, cgroup};
+use crate::manifest::diagnostic::Severity;
+use crate::manifest::parse;
+use crate::model::desired::Wanted;
+use crate::model::exit::{Exit, Outcome};
+use crate::model::name::Name;
+use crate::model::observed::Life;
+use crate::model::spec::Signal;
+use crate::plan::foreground;
+use anyhow::{Context, anyhow, bail};
+use nix::unistd::{geteuid, getpgrp, tcgetpgrp};
+use std::fs;
+use std::future::poll_fn;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+/// The exit code when the command could not be run at all, as with Docker.
+pub const NOT_RUN: u8 = 125;
+/// What a host without GPUs pretends to have, so that the smallest example runs anywhere.
+const PRETENDED_GPUS: &str = "1x16Gi";
+/// Signals that are passed on to the command.
+const FORWARDED: [SignalKind; 6] = [
+    SignalKind::interrupt(),
+    SignalKind::quit(),
+    SignalKind::terminate(),
+    SignalKind::hangup(),
+    SignalKind::user_defined1(),
+    SignalKind::user_defined2(),
+];
+/// Cgroups of a run that has ended are empty a few milliseconds later.
+const CLEAR_TRIES: u32 = 50;
+const CLEAR_AGAIN: Duration = Duration::from_millis(20);
+
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if !geteuid().is_root() {
+        bail!("running a workload needs root\n  help: sudo containerctl run {}", args.file.display());
+    }
+    let wanted = read(&args.file)?;
+    let name = wanted.spec.name.clone();
+    sweep(args);
+    // A place of its own for each run: several may go on at once.
+    let (own, parent) = place(args, &std::process::id().to_string());
+    let ended = Arc::new(Notify::new());
+    let bell = Arc::clone(&ended);
+    let options = Options {
+        logs: own.join("logs"),
+        runtime: own.clone(),
+        cgroup_parent: parent.clone(),
+        gpus: gpus(args, &wanted),
+        hidden: vec![own.clone()],
+        foreground: true,
+    };
+    let host = Linux::open(options, move |_: &Name| bell.notify_one()).map_err(|error| anyhow!("{}", chain(&error)))?;
+    let exit = start(&host, wanted).and_then(|()| follow(&host, &name, &ended));
+    clear(&host, &name);
+    drop(host);
+    remove(&own, &parent);
+    Ok(code(&exit?.outcome))
+}
+
+/// The one workload of a file.
+fn read(file: &Path) -> anyhow::Result<Wanted> {
+    let path = file.display().to_string();
+    let bytes = fs::read(file).with_context(|| format!("cannot read {path}"))?;
+    let parsed = parse(&path, &bytes);
+    for found in &parsed.diagnostics {
+        output::complain(&found.to_string());
+    }
+    if parsed.diagnostics.iter().any(|found| found.severity == Severity::Error) {
+        bail!("{path} is refused");
+    }
+    let mut workloads = parsed.workloads;
+    match (workloads.pop(), workloads.len()) {
+        (Some((spec, origin)), 0) => Ok(Wanted { spec, origin }),
+        (_, others) => {
+            bail!(
+                "{path} has {} workloads, expected one\n  help: put the one to run into a file of its own",
+                others + 1
+            )
+        }
+    }
+}
+
+/// The GPUs to choose from. A host that has none gets a simulated one, said aloud, where the workload asks for one: that is what makes
+/// the smallest example run everywhere.
+fn gpus(args: &RunArgs, wanted: &Wanted) -> Simulated {
+    match (&args.simulate_gpus, &wanted.spec.gpu) {
+        (Some(gpus), _) => gpus.clone(),
+        (None, Some(request)) => {
+            output::complain(&format!(
+                "containerctl: {request} asked for, this host has none: simulating {PRETENDED_GPUS}; choose with --simulate-gpus"
+            ));
+            PRETENDED_GPUS.parse().unwrap_or_default()
+        }
+        (None, None) => Simulated::default(),
+    }
+}
+
+fn start(host: &Linux, wanted: Wanted) -> anyhow::Result<()> {
+    let told = |error: HostError| anyhow!("{}", chain(&error));
+    let machine = host.survey().map_err(told)?;
+    let plan = foreground(&machine, wanted).map_err(|refusal| anyhow!("no room: {}", refusal.message))?;
+    for unhonoured in &plan.unhonoured {
+        output::complain(&format!("containerctl: warning: {unhonoured}"));
+    }
+    let mut env = plan.env;
+    // A program on a terminal wants to know which kind; nothing else of the caller's environment gets in.
+    if let Ok(terminal) = std::env::var("TERM")
+        && io::stdin().is_terminal()
+    {
+        env.entry("TERM".to_owned()).or_insert(terminal);
+    }
+    // On this thread, which lives as long as we do: init dies with the thread that started it.
+    host.start(&Start { record: &plan.record, writes: &plan.writes, env: &env }).map_err(told)
+}
+
+/// Passes signals on until the command has ended.
+fn follow(host: &Linux, name: &Name, ended: &Notify) -> anyhow::Result<Exit> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot wait for the command")?;
+    runtime.block_on(async {
+        let mut signals = Vec::new();
+        for kind in FORWARDED {
+            signals.push((kind, signal(kind).context("cannot catch signals")?));
+        }
+        loop {
+            let seen = host.observe(name).map_err(|error| anyhow!("{}", chain(&error)))?;
+            match seen.instance.map(|instance| instance.life) {
+                Some(Life::Ended(exit)) => return Ok(exit),
+                None => bail!("{name} is gone without a trace"),
+                Some(Life::Starting | Life::Running { .. }) => {}
+            }
+            let caught = poll_fn(|context| {
+                let ready =
+                    signals.iter_mut().find_map(|(kind, signal)| signal.poll_recv(context).is_ready().then_some(*kind));
+                ready.map_or(Poll::Pending, Poll::Ready)
+            });
+            // Both can be dropped and made again: a Notify keeps its permit, a signal its mark.
+            tokio::select! {
+                () = ended.notified() => {}
+                kind = caught => forward(host, name, kind)?,
+            }
+        }
+    })
+}
+
+fn forward(host: &Linux, name: &Name, kind: SignalKind) -> anyhow::Result<()> {
+    // What a terminal sends, the command gets itself: it is in the same foreground group.
+    let from_terminal = [SignalKind::interrupt(), SignalKind::quit()].contains(&kind)
+        && io::stdin().is_terminal()
+        && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp());
+    if from_terminal {
+        return Ok(());
+    }
+    host.stop(name, 1, Signal(kind.as_raw_value())).map_err(|error| anyhow!("{}", chain(&error)))
+}
+
+fn clear(host: &Linux, name: &Name) {
+    for _ in 0..CLEAR_TRIES {
+        match host.forget(name) {
+            Ok(()) => return,
+            Err(_) => std::thread::sleep(CLEAR_AGAIN),
+        }
+    }
+    output::complain(&format!("containerctl: warning: cannot remove the cgroup {}", host.cgroup_path(name)));
+}
+
+/// The folder and the cgroup parent of a run.
+fn place(args: &RunArgs, id: &str) -> (PathBuf, String) {
+    (args.runtime_dir.join("run").join(id), format!("{}/{id}", args.cgroup_parent))
+}
+
+/// Clears away what runs that were killed have left.
+fn sweep(args: &RunArgs) {
+    for entry in fs::read_dir(args.runtime_dir.join("run")).into_iter().flatten().flatten() {
+        let Ok(id) = entry.file_name().into_string() else { continue };
+        let alive = id.parse::<u32>().is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        if !alive {
+            let (own, parent) = place(args, &id);
+            remove(&own, &parent);
+        }
+    }
+}
+
+fn remove(own: &Path, parent: &str) {
+    // What cannot be removed now is removed by the next run.
+    let _ = cgroup::remove_parent(parent);
+    let _ = fs::remove_dir_all(own);
+}
+
+fn code(outcome: &Outcome) -> ExitCode {
+    if let Outcome::NotFound { .. } | Outcome::NotStarted { .. } | Outcome::OutOfMemory = outcome {
+        output::complain(&format!("containerctl: {outcome}"));
+    }
+    ExitCode::from(u8::try_from(outcome.code()).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,74 @@
+//! Carrying out one piece of work. Makes no choice: what to do and what to remember were decided by the planner.
+//!
+//! If power fails or the controller is killed between any two lines, the next pass sees where things are and goes on from there: the
+//! record is put first, and what is seen is never forgotten before the record that speaks of it is flushed.
+
+use crate::host::cgroup::CgroupError;
+use crate::host::{Host, HostError, Start};
+use crate::model::observed::Observed;
+use crate::plan::{Act, Work};
+use crate::store::{Store, StoreError};
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a start was planned without a record")]
+    NoRecord,
+}
+
+impl ActError {
+    /// Whether it only has to be tried again in a moment: the kernel takes some milliseconds to empty a cgroup whose last process is gone.
+    pub fn is_momentary(&self) -> bool {
+        matches!(self, ActError::Host(HostError::Cgroup(CgroupError::Remove { source, .. })) if source.raw_os_error() == Some(libc::EBUSY))
+    }
+}
+
+/// Does it. `seen` is what the decision was made on.
+pub fn act(host: &dyn Host, store: &Store, work: &Work, seen: &Observed) -> Result<(), ActError> {
+    let name = &work.name;
+    if let Some(record) = &work.record {
+        store.put(name, record)?;
+    }
+    match &work.act {
+        Act::Remember => {}
+        Act::Start { writes, env } => {
+            let record = work.record.as_ref().ok_or(ActError::NoRecord)?;
+            host.start(&Start { record, writes, env })?;
+        }
+        Act::Resize { writes } => host.resize(name, writes)?,
+        Act::Stop { signal } => {
+            let instance = seen.instance.as_ref().map_or(0, |instance| instance.number);
+            host.stop(name, instance, *signal)?;
+        }
+        Act::Kill => host.kill(name)?,
+        Act::Clear => {
+            // How it ended must outlive a crash before the traces that say so are removed. A disk that is full does not keep a workload
+            // from being started again: then the exit is remembered in memory only.
+            if let Err(error) = store.flush() {
+                tracing::error!(workload = %name, error = %chain(&error), "cannot flush how a run ended");
+            }
+            host.clear(name)?;
+        }
+        Act::Forget => {
+            host.forget(name)?;
+            store.remove(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// An error and all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

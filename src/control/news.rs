@@ -1,0 +1,28 @@
+//! The log of a host: transitions, not passes.
+
+use super::report::Snapshot;
+use crate::manifest::diagnostic::{Diagnostic, Severity};
+use crate::model::status::ConditionKind;
+
+/// Logs what has changed between two passes: phases, and findings about manifests.
+pub fn tell(before: &Snapshot, after: &Snapshot) {
+    for (name, status) in &after.statuses {
+        if before.statuses.get(name).is_none_or(|known| known.phase != status.phase) {
+            let ready = status.condition(ConditionKind::Ready);
+            let message = ready.map_or("", |ready| ready.message.as_str());
+            tracing::info!(workload = %name, phase = %status.phase, generation = status.generation, message, "phase");
+        }
+    }
+    for found in after.diagnostics.iter().filter(|found| !before.diagnostics.contains(found)) {
+        tell_finding(found);
+    }
+}
+
+fn tell_finding(found: &Diagnostic) {
+    let Diagnostic { path, line, column, severity, message, help } = found;
+    let at = format!("{path}:{line}:{column}");
+    match severity {
+        Severity::Error => tracing::error!(at, message, help, "manifest refused"),
+        Severity::Warning => tracing::warn!(at, message, help, "manifest"),
+    }
+}

@@ -1,0 +1,132 @@
+//! What becomes of the loop's inputs: results of steps, looks and scans, and commands.
+
+use super::act::{ActError, chain};
+use super::folder::{FolderError, Scan};
+use super::{Command, Controller, Done, report, step_name};
+use crate::host::{CpuTimes, HostError};
+use crate::model::machine::Machine;
+use crate::model::name::Name;
+use crate::model::observed::Observed;
+use crate::plan::{Act, Work};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use tokio::time::Instant;
+
+impl Controller {
+    pub(super) fn finish(&mut self, done: Done) {
+        match done {
+            Done::Acted { work, result, seen } => {
+                self.conclude(&work, result);
+                self.see(&work.name, seen);
+            }
+            Done::Seen { name, seen } => self.see(&name, seen),
+            Done::Scanned { folder, result } => {
+                self.folder = Some(folder);
+                self.take_scan(result);
+                self.answerable.append(&mut self.scanned);
+            }
+            Done::Swept { sightings, machine, times } => self.take_sweep(sightings, machine, times.ok()),
+        }
+    }
+
+    fn conclude(&mut self, work: &Work, result: Result<(), ActError>) {
+        let name = &work.name;
+        let Err(error) = result else {
+            self.state.setbacks.remove(name);
+            if work.act == Act::Forget {
+                self.state.records.remove(name);
+            }
+            return;
+        };
+        let message = chain(&error);
+        if error.is_momentary() {
+            tracing::debug!(workload = %name, error = message, "step has to wait");
+        } else {
+            tracing::error!(workload = %name, step = step_name(&work.act), error = message, "step failed");
+        }
+        let now = self.host.now();
+        self.state.set_back(name, message, now);
+    }
+
+    fn see(&mut self, name: &Name, seen: Result<Observed, HostError>) {
+        let seen =
+            seen.map_err(|error| tracing::error!(workload = %name, error = %chain(&error), "cannot look at it")).ok();
+        self.state.end(name, seen);
+        if self.look_again.remove(name) {
+            self.look(name);
+        }
+    }
+
+    fn take_scan(&mut self, result: Result<Scan, FolderError>) {
+        match result {
+            Ok(scan) => {
+                if let Some(again) = scan.again_in {
+                    let again = Instant::now() + again;
+                    self.scan_at = Some(self.scan_at.map_or(again, |at| at.min(again)));
+                }
+                let failures = self.watch.as_mut().map(|watch| watch.set(&scan.folders)).unwrap_or_default();
+                for (path, error) in failures {
+                    self.cannot_watch(&path, &error);
+                }
+                self.state.take_scan(scan);
+            }
+            Err(error) => {
+                let message = chain(&error);
+                if self.state.folder_error.as_ref() != Some(&message) {
+                    tracing::error!(
+                        error = message,
+                        "the manifests folder cannot be used; everything goes on as it is"
+                    );
+                }
+                self.state.folder_error = Some(message);
+                if let Some(watch) = &mut self.watch {
+                    watch.set(&BTreeSet::<PathBuf>::new());
+                }
+            }
+        }
+    }
+
+    fn take_sweep(
+        &mut self,
+        sightings: Vec<(Name, u64, Result<Observed, HostError>)>,
+        machine: Result<Machine, HostError>,
+        times: Option<CpuTimes>,
+    ) {
+        self.sweeping = false;
+        for (name, epoch, seen) in sightings {
+            match seen {
+                Ok(seen) => self.state.see_if_untouched(&name, epoch, seen),
+                Err(error) => tracing::error!(workload = %name, error = %chain(&error), "cannot look at it"),
+            }
+        }
+        match machine {
+            Ok(machine) => self.state.machine = machine,
+            Err(error) => tracing::error!(error = %chain(&error), "cannot look at the machine"),
+        }
+        if let Some(times) = times {
+            self.state.measure(times);
+        }
+        // Who owns a manifest depends on what runs.
+        self.state.gather();
+    }
+
+    pub(super) fn obey(&mut self, command: Command) {
+        match command {
+            Command::Look { done } => {
+                self.scan_at = Some(Instant::now());
+                self.waiting.push(done);
+            }
+            Command::Plan { files, reply } => {
+                let now = self.host.now();
+                let preview = match files {
+                    Some(files) => {
+                        let (desired, diagnostics) = self.state.imagine(&files);
+                        report::preview(&self.state.plan(Some(&desired), now), diagnostics)
+                    }
+                    None => report::preview(&self.state.plan(None, now), self.state.diagnostics().to_vec()),
+                };
+                let _ = reply.send(preview);
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What is told of each workload after a pass, and whether anything is left to do.
+
+use crate::manifest::diagnostic::Diagnostic;
+use crate::model::name::Name;
+use crate::model::observed::{Life, Observed};
+use crate::model::record::Record;
+use crate::model::status::{Condition, ConditionKind, LastExit, Phase, Status};
+use crate::model::time::Timestamp;
+use crate::plan::{Input, Plan, Verdict};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything there is to tell, after one pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub statuses: BTreeMap<Name, Arc<Status>>,
+    pub diagnostics: Vec<Diagnostic>,
+    /// Why the manifests folder cannot be read, if it cannot.
+    pub folder_error: Option<String>,
+    /// What keeps the host from being as its manifests say, in sentences; empty when it is.
+    pub unsettled: Vec<String>,
+}
+
+/// Where the controller stands; `GET /v1/health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    pub version: String,
+    pub workloads: usize,
+    pub running: usize,
+    pub converged: bool,
+    pub unsettled: Vec<String>,
+}
+
+impl Snapshot {
+    pub fn health(&self) -> Health {
+        let running = self.statuses.values().filter(|status| status.phase == Phase::Running).count();
+        Health {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            workloads: self.statuses.len(),
+            running,
+            converged: self.unsettled.is_empty(),
+            unsettled: self.unsettled.clone(),
+        }
+    }
+}
+
+/// The status of one workload. `before` is what was told last, for the times of its conditions.
+pub fn status(
+    input: &Input<'_>,
+    name: &Name,
+    verdict: &Verdict,
+    cgroup: String,
+    before: Option<&Status>,
+) -> Option<Status> {
+    let nothing = Observed::default();
+    let seen = input.observed.get(name).unwrap_or(&nothing);
+    let started_as = seen.instance.as_ref().map(|instance| &instance.record);
+    let record: &Record = input.records.get(name).or(started_as)?;
+    let spec = &record.spec;
+    let life = seen.instance.as_ref().map(|instance| &instance.life);
+    let pid = match life {
+        Some(Life::Running { pid }) => Some(*pid),
+        _ => None,
+    };
+    let settings = seen.group.as_ref().map(|group| group.settings.0.clone()).unwrap_or_default();
+    let conditions = conditions(verdict, before, input.now);
+    let ready = conditions.iter().any(|condition| condition.kind == ConditionKind::Ready && condition.status);
+    Some(Status {
+        name: name.clone(),
+        kind: spec.kind.to_string(),
+        group: record.origin.path.rsplit_once('/').map_or("", |(group, _)| group).to_owned(),
+        phase: verdict.phase,
+        ready,
+        pid,
+        restarts: record.restarts,
+        last_exit: record.last_exit.as_ref().map(|exit| LastExit {
+            code: exit.outcome.code(),
+            message: exit.outcome.to_string(),
+            at: exit.at,
+        }),
+        cpus: settings.get("cpuset.cpus").and_then(|cpus| cpus.parse().ok()).unwrap_or_default(),
+        memory: spec.resources.memory.limit.at().map(|bytes| bytes.0),
+        gpus: record.grant.as_ref().map(|grant| grant.gpus.clone()).unwrap_or_default(),
+        cgroup,
+        manifest: record.origin.path.clone(),
+        revision: record.origin.revision.clone(),
+        generation: record.generation,
+        observed_generation: observed_generation(verdict, before, started_as),
+        conditions,
+        started: seen.instance.as_ref().and_then(|instance| instance.started).filter(|_| pid.is_some()),
+        command: spec.process.command.clone(),
+        labels: spec.labels.clone(),
+        limits: settings,
+    })
+}
+
+/// The generation in force. While a resize is under way it is the one before.
+fn observed_generation(verdict: &Verdict, before: Option<&Status>, started_as: Option<&Record>) -> u64 {
+    let started_as = started_as.map_or(0, |record| record.generation);
+    match verdict.phase {
+        Phase::Running | Phase::Starting if verdict.observed_generation == 0 => {
+            before.map_or(started_as, |before| before.observed_generation.max(started_as))
+        }
+        _ => verdict.observed_generation,
+    }
+}
+
+fn conditions(verdict: &Verdict, before: Option<&Status>, now: Timestamp) -> Vec<Condition> {
+    let mut conditions: Vec<Condition> = Vec::new();
+    for finding in &verdict.findings {
+        let known = before.and_then(|before| {
+            before.conditions.iter().find(|condition| {
+                condition.kind == finding.kind
+                    && condition.status == finding.status
+                    && condition.reason == finding.reason
+            })
+        });
+        conditions.push(Condition {
+            kind: finding.kind,
+            status: finding.status,
+            reason: finding.reason.to_owned(),
+            message: finding.message.clone(),
+            since: known.map_or(now, |known| known.since),
+        });
+    }
+    conditions.sort_by(|a, b| (a.kind, &a.reason).cmp(&(b.kind, &b.reason)));
+    conditions
+}
+
+/// What keeps the host from being as it should be.
+pub fn unsettled(input: &Input<'_>, plan: &Plan, snapshot: &Snapshot) -> Vec<String> {
+    let mut reasons: Vec<String> = Vec::new();
+    reasons.extend(snapshot.folder_error.clone());
+    let refused =
+        snapshot.diagnostics.iter().filter(|found| found.severity == crate::manifest::diagnostic::Severity::Error);
+    reasons.extend(refused.map(|found| format!("{}:{}:{}: {}", found.path, found.line, found.column, found.message)));
+    for (name, verdict) in &plan.verdicts {
+        let settled = matches!(verdict.phase, Phase::Running | Phase::Completed | Phase::Suspended);
+        let busy = input.busy.contains(name) || plan.work.iter().any(|work| work.name == *name);
+        if !settled || busy {
+            let finding = verdict
+                .findings
+                .iter()
+                .rev()
+                .find(|finding| !finding.status || finding.kind == ConditionKind::Degraded);
+            let why = finding.map_or_else(|| "a step is under way".to_owned(), |finding| finding.message.clone());
+            reasons.push(format!("{name} is {}: {why}", verdict.phase));
+        }
+    }
+    reasons
+}
+
+/// A plan for people and programs; `containerctl plan`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    pub steps: Vec<PreviewStep>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// One planned step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewStep {
+    pub workload: Name,
+    /// start, resize, stop, kill, clear, forget or remember; wait for one that has to.
+    pub step: String,
+    pub reason: String,
+    /// What is written, `cpu.max = 200000 100000`.
+    pub writes: Vec<String>,
+}
+
+/// What a plan would do, and who would wait.
+pub fn preview(plan: &Plan, diagnostics: Vec<Diagnostic>) -> Preview {
+    use crate::plan::Act;
+    let mut steps = Vec::new();
+    for work in &plan.work {
+        let (step, writes) = match &work.act {
+            Act::Remember => continue,
+            Act::Start { writes, .. } => ("start", writes.as_slice()),
+            Act::Resize { writes } => ("resize", writes.as_slice()),
+            Act::Stop { .. } => ("stop", &[][..]),
+            Act::Kill => ("kill", &[][..]),
+            Act::Clear => ("clear", &[][..]),
+            Act::Forget => ("forget", &[][..]),
+        };
+        let writes = writes.iter().map(ToString::to_string).collect();
+        steps.push(PreviewStep {
+            workload: work.name.clone(),
+            step: step.to_owned(),
+            reason: work.reason.clone(),
+            writes,
+        });
+    }
+    for (name, verdict) in plan.verdicts.iter().filter(|(_, verdict)| verdict.phase == Phase::Pending) {
+        if !steps.iter().any(|step| step.workload == *name) {
+            let why =
+                verdict.findings.iter().find(|finding| !finding.status && finding.kind != ConditionKind::Accepted);
+            let reason = why.map_or_else(String::new, |finding| finding.message.clone());
+            steps.push(PreviewStep { workload: name.clone(), step: "wait".to_owned(), reason, writes: Vec::new() });
+        }
+    }
+    Preview { steps, diagnostics }
+}

@@ -1,0 +1,225 @@
+//! What the loop knows: the last scan, the records, the last sighting of every workload, and what is under way.
+//!
+//! Owns the bookkeeping between passes, no I/O and no decision.
+
+use super::folder::Scan;
+use super::report::{self, Snapshot};
+use crate::host::CpuTimes;
+use crate::manifest::Parsed;
+use crate::manifest::diagnostic::Diagnostic;
+use crate::manifest::gather::gather;
+use crate::model::desired::Desired;
+use crate::model::machine::Machine;
+use crate::model::name::Name;
+use crate::model::observed::Observed;
+use crate::model::record::Record;
+use crate::model::spec::Kind;
+use crate::model::time::Timestamp;
+use crate::plan::{Input, Plan, Setback, plan};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The wait after a step that failed; it doubles with each further failure. Short at first: most failures are a kernel that is not done
+/// yet, and eleven tries later it is a minute.
+const SETBACK_FIRST: Duration = Duration::from_millis(30);
+const SETBACK_MAX: Duration = Duration::from_mins(1);
+
+/// Everything a pass is decided on.
+pub struct State {
+    pub machine: Machine,
+    pub records: BTreeMap<Name, Record>,
+    pub observed: BTreeMap<Name, Observed>,
+    /// Workloads somebody is acting on or looking at.
+    pub in_flight: BTreeSet<Name>,
+    pub setbacks: BTreeMap<Name, Setback>,
+    /// Counts what has been done to each workload, so that a sighting from before it can be told.
+    epochs: BTreeMap<Name, u64>,
+    scan: Option<Scan>,
+    desired: Desired,
+    diagnostics: Vec<Diagnostic>,
+    pub folder_error: Option<String>,
+    pub utilisation_percent: Option<u8>,
+    cpu_times: Option<CpuTimes>,
+    pub job_threshold_percent: u8,
+    pub entropy: u64,
+}
+
+impl State {
+    pub fn new(machine: Machine, records: BTreeMap<Name, Record>, job_threshold_percent: u8, entropy: u64) -> State {
+        let mut state = State {
+            machine,
+            records,
+            observed: BTreeMap::new(),
+            in_flight: BTreeSet::new(),
+            setbacks: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            scan: None,
+            desired: Desired::default(),
+            diagnostics: Vec::new(),
+            folder_error: None,
+            utilisation_percent: None,
+            cpu_times: None,
+            job_threshold_percent,
+            entropy,
+        };
+        state.gather();
+        state
+    }
+
+    /// Takes in what the folder says.
+    pub fn take_scan(&mut self, scan: Scan) {
+        self.scan = Some(scan);
+        self.folder_error = None;
+        self.gather();
+    }
+
+    /// Works out what is desired. Until the folder has been read once, everything is held as it is.
+    pub fn gather(&mut self) {
+        let owners = self.owners();
+        let (desired, diagnostics) = match &self.scan {
+            Some(scan) => {
+                let (desired, mut diagnostics) = gather(&scan.files, &scan.settling, &owners);
+                diagnostics.extend(scan.remarks.iter().cloned());
+                (desired, diagnostics)
+            }
+            None => (Desired { held: owners, ..Desired::default() }, Vec::new()),
+        };
+        // What failed under another manifest may succeed under this one.
+        self.setbacks.retain(|name, _| desired.wanted.get(name) == self.desired.wanted.get(name));
+        self.desired = desired;
+        self.diagnostics = diagnostics;
+    }
+
+    /// What would be desired if the folder held these files.
+    pub fn imagine(&self, files: &BTreeMap<String, Arc<Parsed>>) -> (Desired, Vec<Diagnostic>) {
+        gather(files, &BTreeSet::new(), &self.owners())
+    }
+
+    /// The manifest each workload came from, by record or, where the database was lost, by what runs.
+    fn owners(&self) -> BTreeMap<Name, String> {
+        let running = self.observed.iter().filter_map(|(name, seen)| {
+            let instance = seen.instance.as_ref()?;
+            Some((name.clone(), instance.record.origin.path.clone()))
+        });
+        let recorded = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone()));
+        running.chain(recorded).collect()
+    }
+
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        &self.diagnostics
+    }
+
+    /// Plans a pass, for the folder as it is or as it might be.
+    pub fn plan(&self, desired: Option<&Desired>, now: Timestamp) -> Plan {
+        plan(&self.input(desired.unwrap_or(&self.desired), now))
+    }
+
+    fn input<'a>(&'a self, desired: &'a Desired, now: Timestamp) -> Input<'a> {
+        Input {
+            desired,
+            records: &self.records,
+            observed: &self.observed,
+            busy: &self.in_flight,
+            setbacks: &self.setbacks,
+            machine: &self.machine,
+            utilisation_percent: self.utilisation_percent,
+            job_threshold_percent: self.job_threshold_percent,
+            now,
+            entropy: self.entropy,
+        }
+    }
+
+    /// What to tell after a pass.
+    pub fn snapshot(
+        &self,
+        plan: &Plan,
+        before: &Snapshot,
+        now: Timestamp,
+        cgroup: impl Fn(&Name) -> String,
+    ) -> Snapshot {
+        let input = self.input(&self.desired, now);
+        let mut snapshot = Snapshot {
+            statuses: BTreeMap::new(),
+            diagnostics: self.diagnostics.clone(),
+            folder_error: self.folder_error.clone(),
+            unsettled: Vec::new(),
+        };
+        for (name, verdict) in &plan.verdicts {
+            let known = before.statuses.get(name);
+            if let Some(status) = report::status(&input, name, verdict, cgroup(name), known.map(AsRef::as_ref)) {
+                let status = known.filter(|known| ***known == status).map_or_else(|| Arc::new(status), Arc::clone);
+                snapshot.statuses.insert(name.clone(), status);
+            }
+        }
+        snapshot.unsettled = report::unsettled(&input, plan, &snapshot);
+        snapshot
+    }
+
+    /// Whether a job is waiting to be started, so that the host's load matters.
+    pub fn has_waiting_job(&self) -> bool {
+        let waits = |name: &Name| self.observed.get(name).is_none_or(|seen| seen.instance.is_none());
+        let finished = |name: &Name| self.records.get(name).is_some_and(|record| record.finished);
+        self.desired.wanted.iter().any(|(name, wanted)| wanted.spec.kind == Kind::Job && waits(name) && !finished(name))
+    }
+
+    /// Takes a reading of the CPUs; the share that was busy since the one before is the utilisation.
+    pub fn measure(&mut self, times: CpuTimes) {
+        if let Some(before) = self.cpu_times {
+            let (busy, total) = (times.busy.saturating_sub(before.busy), times.total.saturating_sub(before.total));
+            // Less than a tenth of a second on one CPU says nothing.
+            if total < 10 {
+                return;
+            }
+            self.utilisation_percent = u8::try_from(100 * busy / total).ok();
+        }
+        self.cpu_times = Some(times);
+    }
+
+    /// Marks a workload as being acted on or looked at.
+    pub fn begin(&mut self, name: &Name) {
+        self.in_flight.insert(name.clone());
+        *self.epochs.entry(name.clone()).or_insert(0) += 1;
+    }
+
+    pub fn epoch(&self, name: &Name) -> u64 {
+        self.epochs.get(name).copied().unwrap_or(0)
+    }
+
+    /// Takes in what was seen after a step or a look.
+    pub fn end(&mut self, name: &Name, seen: Option<Observed>) {
+        self.in_flight.remove(name);
+        if let Some(seen) = seen {
+            self.see(name, seen);
+        }
+        if !self.records.contains_key(name)
+            && !self.observed.contains_key(name)
+            && !self.desired.wanted.contains_key(name)
+        {
+            self.epochs.remove(name);
+            self.setbacks.remove(name);
+        }
+    }
+
+    /// Takes in a sighting that began when the workload's epoch was `epoch`; one that something was done since is void.
+    pub fn see_if_untouched(&mut self, name: &Name, epoch: u64, seen: Observed) {
+        if self.epoch(name) == epoch && !self.in_flight.contains(name) {
+            self.see(name, seen);
+        }
+    }
+
+    fn see(&mut self, name: &Name, seen: Observed) {
+        if seen == Observed::default() {
+            self.observed.remove(name);
+        } else {
+            self.observed.insert(name.clone(), seen);
+        }
+    }
+
+    /// Notes that a step failed, and when to try again.
+    pub fn set_back(&mut self, name: &Name, message: String, now: Timestamp) {
+        let failures = self.setbacks.get(name).map_or(0, |setback| setback.failures) + 1;
+        let delay = SETBACK_FIRST.saturating_mul(1 << (failures - 1).min(16)).min(SETBACK_MAX);
+        self.setbacks.insert(name.clone(), Setback { message, failures, retry_at: now.plus(delay) });
+    }
+}
