@@ -258,15 +258,16 @@ impl Controller {
         {
             self.state.measure(times);
         }
-        let plan = self.state.plan(None, now);
+        let mut plan = self.state.plan(None, now);
         let deadline = self.deadline(&plan, now);
+        // Begun before it is told, so that what is told is what is remembered by now.
+        for work in plan.work.drain(..) {
+            self.begin(Box::new(work));
+        }
         self.publish(&plan, now);
         for done in self.answerable.drain(..) {
             // Whoever asked may have gone.
             let _ = done.send(());
-        }
-        for work in plan.work {
-            self.begin(Box::new(work));
         }
         deadline
     }

@@ -129,7 +129,7 @@ fn conditions(verdict: &Verdict, before: Option<&Status>, now: Timestamp) -> Vec
     conditions
 }
 
-/// What keeps the host from being as it should be.
+/// What keeps the host from being as it should be, once the plan's work has begun.
 pub fn unsettled(input: &Input<'_>, plan: &Plan, snapshot: &Snapshot) -> Vec<String> {
     let mut reasons: Vec<String> = Vec::new();
     reasons.extend(snapshot.folder_error.clone());
@@ -138,8 +138,7 @@ pub fn unsettled(input: &Input<'_>, plan: &Plan, snapshot: &Snapshot) -> Vec<Str
     reasons.extend(refused.map(|found| format!("{}:{}:{}: {}", found.path, found.line, found.column, found.message)));
     for (name, verdict) in &plan.verdicts {
         let settled = matches!(verdict.phase, Phase::Running | Phase::Completed | Phase::Suspended);
-        let busy = input.busy.contains(name) || plan.work.iter().any(|work| work.name == *name);
-        if !settled || busy {
+        if !settled || input.busy.contains(name) {
             let finding = verdict
                 .findings
                 .iter()

@@ -16,8 +16,7 @@ pub struct Watch {
     watcher: RecommendedWatcher,
     /// What is watched, with the inode it had: a folder that was replaced needs a new watch.
     watched: BTreeMap<PathBuf, u64>,
-    /// The folder that holds the watched one, to notice it coming back.
-    parent: Option<PathBuf>,
+    folder: PathBuf,
 }
 
 impl Watch {
@@ -31,14 +30,16 @@ impl Watch {
                 wake();
             }
         })?;
-        let parent = folder.parent().map(Path::to_owned);
-        Ok(Watch { watcher, watched: BTreeMap::new(), parent })
+        Ok(Watch { watcher, watched: BTreeMap::new(), folder })
     }
 
-    /// Watches these folders and no others. Answers what could not be watched.
+    /// Watches these folders and no others, and where the folder is missing or a link that may be swapped, the one it lies in: a busy
+    /// neighbourhood does not wake us for nothing. Answers what could not be watched.
     pub fn set(&mut self, folders: &BTreeSet<PathBuf>) -> Vec<(PathBuf, notify::Error)> {
+        let comes_and_goes = !fs::symlink_metadata(&self.folder).is_ok_and(|found| found.is_dir());
+        let parent = self.folder.parent().filter(|_| comes_and_goes).map(Path::to_owned);
         let wanted: BTreeSet<PathBuf> =
-            folders.iter().filter_map(|path| std::path::absolute(path).ok()).chain(self.parent.clone()).collect();
+            folders.iter().filter_map(|path| std::path::absolute(path).ok()).chain(parent).collect();
         let inode = |path: &Path| fs::metadata(path).map(|found| found.ino()).ok();
         let stale: Vec<PathBuf> = self
             .watched
@@ -130,6 +131,8 @@ mod tests {
         fs::remove_dir(watched.manifests()).unwrap();
         assert!(watched.woke(), "the folder went");
         watched.watch.set(&BTreeSet::new());
+        fs::write(watched.folder.path().join("noise"), "x").unwrap();
+        assert!(!watched.woke(), "something else in the folder it lay in");
         fs::create_dir(watched.manifests()).unwrap();
         assert!(watched.woke(), "the folder came back");
         assert!(watched.watch.set(&[watched.manifests()].into()).is_empty());

@@ -41,7 +41,13 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots) -> Result<()> {
         Step::Hostname { name } => sys::sethostname(name.to_bytes()),
         Step::Mount { source, target, fstype, flags, data } => sys::mount(source, target, fstype, flags, data),
         Step::Grab { slot, path, set, clear } => slots.put(slot, grab(path, set, clear, sys::AT_RECURSIVE)?),
-        Step::Attach { slot, target } => attach(slots.take(slot)?, target),
+        Step::Attach { slot, target, make } => {
+            let tree = slots.take(slot)?;
+            if make != 0 {
+                make_target(tree, target)?;
+            }
+            attach(tree, target)
+        }
         Step::Bind { source, target, set, optional } => {
             // Looked for before anything is copied: letting go of an unused mount tree costs an RCU grace period, 50 us.
             if optional != 0 && !(exists(source) && exists(target)) {
@@ -62,6 +68,24 @@ fn write_file(path: &CStr, content: &[u8]) -> Result<()> {
     let result = sys::write(file, content).map(drop);
     sys::close(file);
     result
+}
+
+/// Makes something to mount a tree on. Whether the tree is a folder shows in looking for `.` in it.
+fn make_target(tree: Fd, target: &CStr) -> Result<()> {
+    let flags = sys::O_PATH | sys::O_CLOEXEC;
+    let made = match sys::openat(tree, c".", flags, 0) {
+        Ok(folder) => {
+            sys::close(folder);
+            sys::mkdir(target, 0o755)
+        }
+        Err(_) => {
+            sys::openat(sys::AT_FDCWD, target, sys::O_CREAT | sys::O_WRONLY | sys::O_CLOEXEC, 0o644).map(sys::close)
+        }
+    };
+    match made {
+        Err(Errno::EXIST) => Ok(()),
+        made => made,
+    }
 }
 
 fn exists(path: &CStr) -> bool {

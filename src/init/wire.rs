@@ -33,8 +33,8 @@ pub enum Step<S> {
     Mount { source: S, target: S, fstype: S, flags: u64, data: S },
     /// Copy the mount tree at `path` into a slot, with attributes (`MOUNT_ATTR_*`) set and cleared on all of it.
     Grab { slot: u64, path: S, set: u64, clear: u64 },
-    /// Mount the tree in a slot at `target`.
-    Attach { slot: u64, target: S },
+    /// Mount the tree in a slot at `target`; with `make`, a missing target is made first, a file or a folder as the tree is.
+    Attach { slot: u64, target: S, make: u64 },
     /// Copy the mount at `source`, without those below it, over `target` with attributes set; a missing source or target is passed over
     /// when `optional`.
     Bind { source: S, target: S, set: u64, optional: u64 },
@@ -105,7 +105,7 @@ steps! {
     5 Hostname { name: cstr }
     6 Mount { source: cstr, target: cstr, fstype: cstr, flags: u64, data: cstr }
     7 Grab { slot: u64, path: cstr, set: u64, clear: u64 }
-    8 Attach { slot: u64, target: cstr }
+    8 Attach { slot: u64, target: cstr, make: u64 }
     9 Bind { source: cstr, target: cstr, set: u64, optional: u64 }
     10 EnterRoot { slot: u64, mountpoint: cstr }
     11 Mkdir { path: cstr, mode: u64 }

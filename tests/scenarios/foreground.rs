@@ -1,0 +1,154 @@
+//! `containerctl run`: one workload, no controller.
+
+use super::kernel;
+use super::world::{PROGRAM, Said, clear_cgroups, eventually, in_repository, signal};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+struct Foreground {
+    dir: tempfile::TempDir,
+    parent: String,
+}
+
+impl Foreground {
+    fn new() -> Foreground {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Foreground { dir: tempfile::tempdir().unwrap(), parent: format!("ctltest-run-{}-{number}", std::process::id()) }
+    }
+
+    fn command(&self, file: &Path) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["run", "--cgroup-parent", &self.parent, "--runtime-dir"])
+            .arg(self.dir.path().join("run"))
+            .arg(file);
+        command
+    }
+
+    fn manifest(&self, text: &str) -> std::path::PathBuf {
+        let path = self.dir.path().join("task.yaml");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn run(&self, text: &str) -> Said {
+        self.command(&self.manifest(text)).stdin(Stdio::null()).output().unwrap().into()
+    }
+
+    /// Starts it, and waits until its command runs.
+    fn spawn(&self, text: &str) -> (Child, u32) {
+        let child = self.command(&self.manifest(text)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let group = self.group(&child);
+        eventually("init and command run", || kernel::processes(&group).len() >= 2);
+        let command = kernel::processes(&group).into_iter().find(|pid| kernel::parent(*pid) != child.id()).unwrap();
+        (child, command)
+    }
+
+    fn group(&self, child: &Child) -> String {
+        format!("/{}/{}/task.workload", self.parent, child.id())
+    }
+
+    /// Whether nothing is left of any run.
+    fn is_clean(&self) -> bool {
+        let groups = kernel::directories(&self.parent);
+        let empty = |path: &Path| fs::read_dir(path).unwrap().flatten().all(|entry| !entry.path().is_dir());
+        groups.iter().all(|path| empty(path))
+            && fs::read_dir(self.dir.path().join("run/run")).is_ok_and(|mut runs| runs.next().is_none())
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        for directory in kernel::directories(&self.parent) {
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir())
+            {
+                clear_cgroups(&format!("{}/{}", self.parent, entry.file_name().display()));
+            }
+        }
+        clear_cgroups(&self.parent);
+    }
+}
+
+#[test]
+fn its_exit_code_is_the_commands() {
+    let run = Foreground::new();
+    for (command, code) in [
+        ("'true'", 0),
+        ("[sh, -c, 'exit 7']", 7),
+        ("[sh, -c, 'kill -9 $$']", 137),
+        ("no-such-program", 127),
+        ("/etc/passwd", 126),
+    ] {
+        let said = run.run(&format!("command: {command}"));
+        assert_eq!(said.code, code, "{command}: {said:?}");
+    }
+    assert!(run.run("command: no-such-program").err.contains("command not found: no-such-program"));
+    assert!(run.is_clean());
+}
+
+#[test]
+fn it_speaks_on_the_callers_terminal_inside_the_same_box() {
+    let run = Foreground::new();
+    let said = run.run("cpu: 1\nmemory: 64Mi\nenv: {A: b}\ncommand: [sh, -c, 'echo out; echo err >&2; echo $A; hostname; touch /etc/x 2>/dev/null || echo ro']");
+    assert_eq!((said.out.as_str(), said.err.as_str(), said.code), ("out\nb\ntask\nro\n", "err\n", 0));
+    let (mut child, command) = run.spawn("cpu: 500m\nmemory: 64Mi\npids: 20\ncommand: sleep infinity");
+    let group = run.group(&child);
+    assert_eq!((kernel::cpu_milli(&group), kernel::memory_bytes(&group)), (Some(500), 64 << 20));
+    assert_ne!(kernel::namespace(&command.to_string(), "pid"), kernel::namespace("self", "pid"));
+    signal(child.id(), Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143), "the command ended by the signal that was passed on");
+    assert!(run.is_clean());
+}
+
+#[test]
+fn killing_it_takes_the_command_along_and_the_next_run_cleans_up() {
+    let run = Foreground::new();
+    let (mut child, command) =
+        run.spawn("command: [sh, -c, 'trap \"\" TERM HUP; sleep infinity & wait; sleep infinity']");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("the command died with it", || !kernel::is_alive(command));
+    let said = run.run("command: 'true'");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(run.is_clean());
+}
+
+#[test]
+fn the_example_of_the_teaching_runtime_runs_as_it_is() {
+    let run = Foreground::new();
+    let example = in_repository("examples/basic.yaml");
+    let mut child = run.command(&example).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let group = format!("/{}/{}/basic.workload", run.parent, child.id());
+    eventually("stress runs with its workers", || kernel::processes(&group).len() == 4);
+    let environments: Vec<_> = kernel::processes(&group).into_iter().map(kernel::environment).collect();
+    assert!(
+        environments.iter().any(|set| set.iter().any(|variable| variable.starts_with("CUDA_VISIBLE_DEVICES=GPU-")))
+    );
+    signal(child.id(), Signal::SIGTERM);
+    let mut errors = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut errors).unwrap();
+    child.wait().unwrap();
+    assert!(errors.contains("simulating 1x16Gi"), "a pretended GPU has to be said: {errors}");
+}
+
+#[test]
+fn what_is_wrong_is_said_and_nothing_is_run() {
+    let run = Foreground::new();
+    for (text, word) in [
+        ("command: [", "task.yaml:1:10"),
+        ("name: a\ncommand: x\n---\nname: b\ncommand: y", "2 workloads, expected one"),
+        ("command: x\ngpu: 9", "no room: 9 whole GPUs"),
+        ("command: x\nmemory: {request: 900Ti}", "no room: memory.request"),
+        ("command: x\nworkdir: /no/such/folder", "cannot enter workdir /no/such/folder"),
+    ] {
+        let said = run.run(text);
+        assert!(said.code == 125 || said.code == 126, "{text:?}: {said:?}");
+        assert!(said.err.contains(word), "{text:?}: {said:?}");
+    }
+    assert!(run.is_clean());
+}

@@ -1,0 +1,17 @@
+//! The program as people use it: a real controller, real manifests, the kernel asked directly.
+//!
+//! Every test has a controller, a cgroup parent and folders of its own, and needs root. The same binary runs on the developer's host
+//! (whichever cgroups it has) and in the virtual machine (`tests/vm`), where cgroups are pure v2.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod bad_input;
+mod box_;
+mod foreground;
+mod idle;
+mod kernel;
+mod lifecycle;
+mod recovery;
+mod resources;
+mod verbs;
+mod world;

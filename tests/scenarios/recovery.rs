@@ -1,0 +1,158 @@
+//! The controller killed, restarted, robbed of its database: what runs goes on.
+
+use super::kernel;
+use super::world::{World, eventually, signal};
+use nix::sys::signal::Signal;
+use std::fs;
+
+#[test]
+fn a_killed_controller_finds_the_same_processes_again() {
+    let mut world = World::running();
+    world.put("crasher.yaml", "restart: {initialDelay: 10ms}\ncommand: [sh, -c, '[ -e /mnt/done ] && exec sleep infinity; : > /mnt/done; exit 5']\nvolumes: [{source: /tmp/PLACE, target: /mnt}]".replace("/tmp/PLACE", &scratch(&world)).as_str());
+    world.put("web.yaml", "command: sleep infinity\ncpu: 1\ngpu: true");
+    world.put("x.yaml", "command: sleep infinity\ncpu: {class: exclusive, request: 1}");
+    let names = ["crasher", "web", "x"];
+    world.wait_status("crasher", |status| status["restarts"] == 1 && status["phase"] == "Running");
+    let before: Vec<_> = names.map(|name| (world.wait_running(name), world.status(name))).into();
+    let ticks: Vec<u64> = before.iter().map(|(pid, _)| kernel::start_ticks(*pid)).collect();
+    for round in 0..3 {
+        world.kill_controller();
+        assert!(
+            before.iter().all(|(pid, _)| kernel::is_alive(*pid)),
+            "round {round}: a workload died with the controller"
+        );
+        world.start(&[]);
+        for ((name, (pid, status)), ticks) in names.iter().zip(&before).zip(&ticks) {
+            assert_eq!(world.wait_running(name), *pid, "round {round}: {name} was started again");
+            assert_eq!(kernel::start_ticks(*pid), *ticks);
+            let now = world.status(name);
+            for field in ["restarts", "lastExit", "gpus", "cpus", "generation", "started", "cgroup"] {
+                assert_eq!(now[field], status[field], "round {round}: {name} has another {field}");
+            }
+            assert_eq!(kernel::processes(&world.group(name)).len(), 2, "init and command, and nothing twice");
+        }
+    }
+}
+
+#[test]
+fn what_ends_while_no_controller_lives_is_not_forgotten() {
+    let mut world = World::running();
+    world.put("a.yaml", "restart: never\ncommand: [sh, -c, 'while [ ! -e /mnt/go ]; do sleep 0.05; done; exit 7']\nvolumes: [{source: PLACE, target: /mnt}]".replace("PLACE", &scratch(&world)).as_str());
+    world.put("b.yaml", "restart: {initialDelay: 0s}\ncommand: sleep infinity");
+    let (a, b) = (world.wait_running("a"), world.wait_running("b"));
+    world.kill_controller();
+    fs::write(world.path("scratch/go"), "").unwrap();
+    signal(b, Signal::SIGKILL);
+    eventually("both have ended", || !kernel::is_alive(a) && !kernel::is_alive(b));
+    world.start(&[]);
+    let status = world.wait_phase("a", "Failed");
+    assert_eq!(status["lastExit"]["code"], 7);
+    let status = world.wait_status("b", |status| status["phase"] == "Running" && status["pid"] != b);
+    assert_eq!((&status["lastExit"]["code"], &status["restarts"]), (&137.into(), &1.into()));
+}
+
+#[test]
+fn files_that_changed_while_no_controller_lived_are_applied() {
+    let mut world = World::running();
+    world.put("gone.yaml", "command: sleep infinity");
+    world.put("resized.yaml", "command: sleep infinity\ncpu: 1");
+    let (gone, resized) = (world.wait_running("gone"), world.wait_running("resized"));
+    world.kill_controller();
+    world.delete("gone.yaml");
+    world.put("resized.yaml", "command: sleep infinity\ncpu: 300m");
+    world.put("new.yaml", "command: sleep infinity");
+    world.start(&[]);
+    world.wait_running("new");
+    assert_eq!(world.wait_running("resized"), resized);
+    assert_eq!(kernel::cpu_milli(&world.group("resized")), Some(300));
+    world.wait_gone("gone");
+    assert!(!kernel::is_alive(gone));
+}
+
+#[test]
+fn losing_the_database_costs_history_and_no_process() {
+    let mut world = World::running();
+    world.put("web.yaml", "command: sleep infinity\ngpu: true");
+    // Broken from the start, so only what runs tells whose it is.
+    world.put("held.yaml", "command: sleep infinity");
+    let (web, held) = (world.wait_running("web"), world.wait_running("held"));
+    world.kill_controller();
+    fs::remove_dir_all(world.path("state/db")).unwrap();
+    world.put("held.yaml", "command: [");
+    world.start(&[]);
+    assert_eq!(world.wait_running("web"), web);
+    assert_eq!(world.wait_running("held"), held);
+    // Its device is still its own.
+    world.put("two.yaml", "gpu: 2\ncommand: sleep infinity");
+    world.wait_phase("two", "Pending");
+}
+
+#[test]
+fn a_damaged_database_is_set_aside_and_said() {
+    let mut world = World::running();
+    world.put("web.yaml", "command: sleep infinity");
+    let web = world.wait_running("web");
+    world.kill_controller();
+    fs::write(world.path("state/db/db"), vec![0xAA; 200_000]).unwrap();
+    fs::write(world.path("state/db/conf"), "garbage").unwrap();
+    world.start(&[]);
+    assert_eq!(world.wait_running("web"), web);
+    assert!(world.log().contains("has lost its contents") || world.log().contains("set aside"), "{}", world.log());
+}
+
+#[test]
+fn a_stopped_controller_leaves_workloads_running_and_no_socket() {
+    let mut world = World::running();
+    world.put("web.yaml", "command: sleep infinity");
+    let web = world.wait_running("web");
+    assert_eq!(world.stop_controller(), 0);
+    assert!(kernel::is_alive(web));
+    assert!(!world.socket().exists());
+    world.start(&[]);
+    assert_eq!(world.wait_running("web"), web);
+}
+
+#[test]
+fn two_controllers_share_nothing() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep infinity");
+    let web = world.wait_running("web");
+    let other = tempfile::tempdir().unwrap();
+    let path = |name: &str| other.path().join(name).display().to_string();
+    let (state, run) = (path("state"), path("run"));
+    for (more, word) in [
+        (vec![], "runtime directory"),
+        (vec!["--runtime-dir", &run], "state folder"),
+        (vec!["--runtime-dir", &run, "--state", &state], "cgroup"),
+    ] {
+        let output = world.command(&more).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains(word) && error.contains("used by another controller") && error.contains("help:"),
+            "{error}"
+        );
+    }
+    assert_eq!(world.wait_running("web"), web);
+}
+
+#[test]
+fn a_folder_that_vanishes_stops_nothing_and_is_read_again_when_it_returns() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep infinity");
+    let web = world.wait_running("web");
+    fs::rename(world.manifests(), world.path("away")).unwrap();
+    eventually("the loss is told", || world.log().contains("cannot read the manifests folder"));
+    assert_eq!(world.ctl(&["wait", "--for", "converged", "--timeout", "1500ms"]).code, 1);
+    assert_eq!(world.wait_running("web"), web);
+    fs::rename(world.path("away"), world.manifests()).unwrap();
+    world.put("new.yaml", "command: sleep infinity");
+    world.wait_running("new");
+    assert_eq!(world.wait_running("web"), web);
+}
+
+/// A folder of the host to be mounted into a workload.
+fn scratch(world: &World) -> String {
+    fs::create_dir_all(world.path("scratch")).unwrap();
+    world.path("scratch").display().to_string()
+}

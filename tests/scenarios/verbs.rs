@@ -1,0 +1,149 @@
+//! The command line against a running controller.
+
+use super::kernel;
+use super::world::{World, eventually, program};
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+#[test]
+fn ps_and_describe_tell_what_there_is() {
+    let world = World::running();
+    assert_eq!(world.ctl(&["ps", "-o", "json"]).out, "[]\n");
+    world.put("team/web.yaml", "command: sleep infinity\ncpu: 1\nmemory: 64Mi\ngpu: true\nlabels: {a: b}");
+    let pid = world.wait_running("web");
+    let table = world.ctl(&["ps"]).out;
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..6], ["NAME", "KIND", "PHASE", "READY", "PID", "RESTARTS"]);
+    assert_eq!(rows[1][..6], ["web", "service", "Running", "yes", &pid.to_string(), "0"]);
+    let status = world.status("web");
+    for (field, value) in [("kind", "service"), ("group", "team"), ("phase", "Running"), ("manifest", "team/web.yaml")]
+    {
+        assert_eq!(status[field], value);
+    }
+    for (field, value) in [("memory", 64 << 20), ("restarts", 0), ("generation", 1), ("observedGeneration", 1)] {
+        assert_eq!(status[field], value);
+    }
+    assert_eq!(status["revision"].as_str().unwrap().len(), 12);
+    let yaml = world.ctl(&["ps", "-o", "yaml"]).out;
+    assert!(yaml.starts_with("- name: web\n"), "{yaml}");
+    let text = world.ctl(&["describe", "web"]).out;
+    for part in ["Command:    sleep infinity", "a=b", "(whole)", "pids.max", "Ready=true", "team/web.yaml"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&world.ctl(&["describe", "web", "-o", "json"]).out).unwrap();
+    assert_eq!(json["name"], "web");
+    let said = world.ctl(&["describe", "wep"]);
+    assert_eq!(said.code, 1);
+    assert_eq!(said.err, "containerctl: no workload is called wep\n  help: known: web\n");
+}
+
+#[test]
+fn logs_come_back_as_they_were_written() {
+    let world = World::running();
+    world.put(
+        "talk.yaml",
+        "command: [sh, -c, 'echo out; echo err >&2; printf part; sleep 0.2; echo ial; exec sleep infinity']",
+    );
+    world.wait_running("talk");
+    eventually("everything is there", || world.logs("talk") == "out\npartial\n");
+    let said = world.ctl(&["logs", "talk"]);
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("out\npartial\n", "err\n"));
+    let raw = world.ctl(&["logs", "talk", "--raw", "--tail", "1"]).out;
+    let fields: Vec<&str> = raw.split(' ').collect();
+    assert_eq!(fields[1..], ["stdout", "F", "ial\n"]);
+    assert!(fields[0].ends_with('Z') && fields[0].len() == 30, "{raw}");
+    let socket = world.socket();
+    let mut follower = Command::new(super::world::PROGRAM)
+        .args(["logs", "-f", "talk", "--socket"])
+        .arg(&socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    world.put("talk.yaml", "command: [sh, -c, 'echo more; exec sleep infinity']");
+    let mut seen = vec![0; "out\npartial\nmore\n".len()];
+    follower.stdout.take().unwrap().read_exact(&mut seen).unwrap();
+    assert_eq!(seen, b"out\npartial\nmore\n");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert_eq!(world.ctl(&["logs", "nobody"]).code, 1);
+}
+
+#[test]
+fn plan_says_what_would_happen_before_it_does() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep infinity\ncpu: 1");
+    let pid = world.wait_running("web");
+    let said = world.ctl(&["plan"]);
+    assert_eq!((said.out.as_str(), said.code), ("nothing to do\n", 0));
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("web.yaml"), "command: sleep infinity\ncpu: 2").unwrap();
+    std::fs::write(other.path().join("new.yaml"), "command: sleep infinity\ngpu: 3").unwrap();
+    let said = world.ctl(&["plan", other.path().to_str().unwrap()]);
+    assert_eq!(said.code, 2, "{said:?}");
+    let file = if kernel::is_unified() { "cpu.max = 200000 100000" } else { "cpu.cfs_quota_us = 200000" };
+    assert!(said.out.contains("resize") && said.out.contains(file), "{}", said.out);
+    assert!(said.out.contains("wait") && said.out.contains("3 whole GPUs asked for"), "{}", said.out);
+    std::fs::write(other.path().join("web.yaml"), "command: sleep 1000").unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&world.ctl(&["plan", other.path().to_str().unwrap(), "-o", "json"]).out).unwrap();
+    assert_eq!(json["steps"][0]["step"], "stop");
+    assert_eq!(json["steps"][0]["reason"], "a new command needs a new process");
+    assert_eq!(world.wait_running("web"), pid, "a plan acts on nothing");
+    assert_eq!(kernel::cpu_milli(&world.group("web")), Some(1000));
+}
+
+#[test]
+fn validate_reports_every_finding_of_every_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("good.yaml", "command: x");
+    let said = program(&["validate", folder.path().to_str().unwrap()]);
+    assert_eq!((said.out.as_str(), said.code), ("1 workload accepted, 0 errors\n", 0));
+    write("bad.yaml", "command: x\ncpu: -1\nmemroy: 5\npids: many\n");
+    write("warn.yaml", "command: a | b");
+    let said = program(&["validate", folder.path().to_str().unwrap()]);
+    assert_eq!(said.code, 1);
+    for part in [
+        "bad.yaml:2:6: cpu is `-1`",
+        "bad.yaml:3:1: unknown field memroy",
+        "bad.yaml:4:7: pids is `many`",
+        "warn.yaml:1:10: warning:",
+    ] {
+        assert!(said.out.contains(part), "{part} is not in {}", said.out);
+    }
+    assert!(said.out.ends_with("2 workloads accepted, 3 errors\n"), "{}", said.out);
+    let said = program(&["validate", "/no/such/file"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("cannot read /no/such/file"), "{}", said.err);
+}
+
+#[test]
+fn wait_returns_when_it_is_so_and_says_what_is_missing_when_it_is_not() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep infinity");
+    assert_eq!(world.ctl(&["wait", "--for", "converged", "--timeout", "30s"]).code, 0);
+    assert!(kernel::processes(&world.group("web")).len() == 2, "converged means it runs");
+    assert_eq!(world.ctl(&["wait", "web", "--for", "running"]).code, 0);
+    assert_eq!(world.ctl(&["wait", "web"]).code, 0, "ready by default");
+    let said = world.ctl(&["wait", "web", "--for", "completed", "--timeout", "200ms"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("not completed in time") && said.err.contains("web is Running"), "{}", said.err);
+    world.put("bad.yaml", "command: [");
+    let said = world.ctl(&["wait", "--for", "converged", "--timeout", "200ms"]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("bad.yaml:1:10"), "{}", said.err);
+    assert_eq!(world.ctl(&["wait", "--for", "running"]).code, 1, "a name is missing");
+}
+
+#[test]
+fn without_a_controller_the_next_step_is_named() {
+    let said = program(&["ps", "--socket", "/no/such/socket"]);
+    assert_eq!(said.code, 1);
+    assert!(
+        said.err.contains("no controller answers at /no/such/socket") && said.err.contains("help: start it"),
+        "{}",
+        said.err
+    );
+    assert_eq!(program(&["ps", "--frob"]).code, 64);
+    assert_eq!(program(&["--version"]).code, 0);
+}

@@ -1,0 +1,252 @@
+//! One host under test: folders, a controller, and the means to look at both. Everything it made is gone when it is dropped.
+
+use super::kernel;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test fails. The virtual machine is emulated and may share its host.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_containerctl");
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+pub struct World {
+    dir: tempfile::TempDir,
+    pub parent: String,
+    controller: Option<Child>,
+}
+
+/// What the program printed and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub out: String,
+    pub err: String,
+    pub code: i32,
+}
+
+impl World {
+    /// Folders, and no controller yet.
+    pub fn new() -> World {
+        assert!(nix::unistd::geteuid().is_root(), "these tests make cgroups and namespaces: run them as root");
+        let dir = tempfile::tempdir().unwrap();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let parent = format!("ctltest-{}-{number}", std::process::id());
+        let world = World { dir, parent, controller: None };
+        fs::create_dir(world.manifests()).unwrap();
+        fs::set_permissions(world.manifests(), fs::Permissions::from_mode(0o755)).unwrap();
+        world
+    }
+
+    /// Folders and a running controller.
+    pub fn running() -> World {
+        let mut world = World::new();
+        world.start(&[]);
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn manifests(&self) -> PathBuf {
+        self.path("manifests")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/containerctl.sock")
+    }
+
+    /// The controller's command line.
+    pub fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("controller");
+        for (option, path) in [("--manifests", "manifests"), ("--state", "state"), ("--runtime-dir", "run")] {
+            if !more.contains(&option) {
+                command.arg(option).arg(self.path(path));
+            }
+        }
+        command.args(["--cgroup-parent", &self.parent, "--simulate-gpus", "2x16Gi"]).args(more);
+        command.env_remove("SUDO_UID").stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the controller and waits until it answers.
+    pub fn start(&mut self, more: &[&str]) {
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.command(more);
+        self.controller = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        let ready = || std::os::unix::net::UnixStream::connect(self.socket()).is_ok();
+        eventually_or(ready, || format!("the controller does not answer: {}", self.log()));
+    }
+
+    pub fn controller_pid(&self) -> u32 {
+        self.controller.as_ref().unwrap().id()
+    }
+
+    /// `kill -9`, and reaped.
+    pub fn kill_controller(&mut self) {
+        let mut controller = self.controller.take().unwrap();
+        controller.kill().unwrap();
+        controller.wait().unwrap();
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn stop_controller(&mut self) -> i32 {
+        let mut controller = self.controller.take().unwrap();
+        signal(controller.id(), nix::sys::signal::Signal::SIGTERM);
+        controller.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    /// What the controller has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Puts a manifest into the folder the way careful tools do: written aside, then renamed.
+    pub fn put(&self, name: &str, text: &str) {
+        let aside = self.path("aside");
+        fs::write(&aside, text).unwrap();
+        let target = self.manifests().join(name);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::rename(aside, target).unwrap();
+    }
+
+    pub fn delete(&self, name: &str) {
+        fs::remove_file(self.manifests().join(name)).unwrap();
+    }
+
+    /// Runs a verb that talks to the controller.
+    pub fn ctl(&self, args: &[&str]) -> Said {
+        let socket = self.socket();
+        let output =
+            Command::new(PROGRAM).args(args).arg("--socket").arg(socket).stdin(Stdio::null()).output().unwrap();
+        output.into()
+    }
+
+    /// `ps -o json`.
+    pub fn ps(&self) -> Vec<Value> {
+        let said = self.ctl(&["ps", "-o", "json"]);
+        assert_eq!(said.code, 0, "{said:?}\n{}", self.log());
+        serde_json::from_str(&said.out).unwrap()
+    }
+
+    /// What `ps` says of one workload, null if it knows none of that name.
+    pub fn status(&self, name: &str) -> Value {
+        self.ps().into_iter().find(|status| status["name"] == name).unwrap_or(Value::Null)
+    }
+
+    pub fn phase(&self, name: &str) -> String {
+        self.status(name)["phase"].as_str().unwrap_or("").to_owned()
+    }
+
+    /// Waits until the workload is in this phase, and answers its status.
+    pub fn wait_phase(&self, name: &str, phase: &str) -> Value {
+        self.wait_status(name, |status| status["phase"] == phase)
+    }
+
+    /// Waits until its command runs under the latest manifest, one that was put a moment ago included; answers its pid.
+    pub fn wait_running(&self, name: &str) -> u32 {
+        let patience = format!("{}s", PATIENCE.as_secs());
+        let said = self.ctl(&["wait", name, "--for", "running", "--timeout", &patience]);
+        assert_eq!(said.code, 0, "{said:?}\n{}", self.log());
+        let status = self.wait_status(name, |status| status["phase"] == "Running");
+        u32::try_from(status["pid"].as_u64().unwrap()).unwrap()
+    }
+
+    pub fn wait_status(&self, name: &str, good: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let status = self.status(name);
+            if good(&status) {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{name} stays {status:#}\n{}", self.log());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn wait_gone(&self, name: &str) {
+        eventually_or(|| self.status(name).is_null(), || format!("{name} is still there: {}", self.log()));
+    }
+
+    /// The workload's cgroup, below the hierarchies' roots.
+    pub fn group(&self, name: &str) -> String {
+        format!("/{}/{name}.workload", self.parent)
+    }
+
+    pub fn logs(&self, name: &str) -> String {
+        let said = self.ctl(&["logs", name]);
+        assert_eq!(said.code, 0, "{said:?}");
+        said.out
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut controller) = self.controller.take() {
+            let _ = controller.kill();
+            let _ = controller.wait();
+        }
+        if std::thread::panicking() {
+            println!("--- log of the controller\n{}", self.log());
+        }
+        clear_cgroups(&self.parent);
+    }
+}
+
+/// Kills what runs below a parent group, and removes it.
+pub fn clear_cgroups(parent: &str) {
+    let begun = Instant::now();
+    while !kernel::directories(parent).is_empty() && begun.elapsed() < Duration::from_secs(10) {
+        for directory in kernel::directories(parent) {
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let _ = fs::write(entry.path().join("cgroup.kill"), "1");
+                let _ = fs::remove_dir(entry.path());
+            }
+            let _ = fs::remove_dir(&directory);
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Said {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said { out: text(&output.stdout), err: text(&output.stderr), code: output.status.code().unwrap_or(-1) }
+    }
+}
+
+/// Runs the program.
+pub fn program(args: &[&str]) -> Said {
+    Command::new(PROGRAM).args(args).stdin(Stdio::null()).output().unwrap().into()
+}
+
+pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
+/// Waits until something is so.
+pub fn eventually(what: &str, good: impl Fn() -> bool) {
+    eventually_or(good, || what.to_owned());
+}
+
+pub fn eventually_or(good: impl Fn() -> bool, complaint: impl Fn() -> String) {
+    let begun = Instant::now();
+    while !good() {
+        assert!(begun.elapsed() < PATIENCE, "{}", complaint());
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// The path of a file of the repository.
+pub fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
