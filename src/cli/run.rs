@@ -50,6 +50,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let wanted = read(&args.file)?;
     let name = wanted.spec.name.clone();
+    // Open to all, as the controller makes it: what is inside is not.
+    fs::create_dir_all(&args.runtime_dir).with_context(|| format!("cannot make {}", args.runtime_dir.display()))?;
     sweep(args);
     // A place of its own for each run: several may go on at once.
     let (own, parent) = place(args, &std::process::id().to_string());

@@ -66,6 +66,8 @@ pub struct Scan {
     pub files: BTreeMap<String, Arc<Parsed>>,
     /// Files among them that have disappeared and are about to be forgotten.
     pub settling: BTreeSet<String>,
+    /// Files that somebody has open for writing, or that changed while they were read.
+    pub being_written: BTreeSet<String>,
     /// Folders to watch: the folder itself and its sub-folders.
     pub folders: BTreeSet<PathBuf>,
     /// Remarks about entries that are no manifests.
@@ -210,6 +212,7 @@ impl Folder {
             Ok(bytes) => Arc::new(parse(&entry.name, &bytes)),
             Err(Unread::Busy) => {
                 scan.again_in = Some(scan.again_in.map_or(BUSY_AGAIN, |other| other.min(BUSY_AGAIN)));
+                scan.being_written.insert(entry.name.clone());
                 // As it was before; if it was never read, its workloads are to be left alone.
                 if !self.read.contains_key(&entry.name) {
                     let parsed = Parsed { broken: true, ..Parsed::default() };

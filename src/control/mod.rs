@@ -282,9 +282,10 @@ impl Controller {
         scan.map_or(plan_at, |scan| scan.min(plan_at))
     }
 
-    fn publish(&self, plan: &Plan, now: Timestamp) {
+    fn publish(&mut self, plan: &Plan, now: Timestamp) {
         let before = Arc::clone(&self.snapshot.borrow());
-        let snapshot = self.state.snapshot(plan, &before, now, |name| self.host.cgroup_path(name));
+        let host = Arc::clone(&self.host);
+        let snapshot = self.state.snapshot(plan, &before, now, |name| host.cgroup_path(name));
         if snapshot != *before {
             news::tell(&before, &snapshot);
             self.snapshot.send_replace(Arc::new(snapshot));

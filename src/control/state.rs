@@ -15,7 +15,7 @@ use crate::model::observed::Observed;
 use crate::model::record::Record;
 use crate::model::spec::Kind;
 use crate::model::time::Timestamp;
-use crate::plan::{Input, Plan, Setback, plan};
+use crate::plan::{Input, Plan, Setback, Verdict, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,10 @@ pub struct State {
     /// Workloads somebody is acting on or looking at.
     pub in_flight: BTreeSet<Name>,
     pub setbacks: BTreeMap<Name, Setback>,
-    /// Counts what has been done to each workload, so that a sighting from before it can be told.
+    /// Counts what has been done to and seen of each workload: tells a sighting from before it, and a status that is still good.
     epochs: BTreeMap<Name, u64>,
+    /// On which verdict, at which epoch, each status was made.
+    told: BTreeMap<Name, (Verdict, u64)>,
     scan: Option<Scan>,
     desired: Desired,
     diagnostics: Vec<Diagnostic>,
@@ -54,6 +56,7 @@ impl State {
             in_flight: BTreeSet::new(),
             setbacks: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            told: BTreeMap::new(),
             scan: None,
             desired: Desired::default(),
             diagnostics: Vec::new(),
@@ -77,7 +80,7 @@ impl State {
     /// Works out what is desired. Until the folder has been read once, everything is held as it is.
     pub fn gather(&mut self) {
         let owners = self.owners();
-        let (desired, diagnostics) = match &self.scan {
+        let (mut desired, diagnostics) = match &self.scan {
             Some(scan) => {
                 let (desired, mut diagnostics) = gather(&scan.files, &scan.settling, &owners);
                 diagnostics.extend(scan.remarks.iter().cloned());
@@ -85,6 +88,11 @@ impl State {
             }
             None => (Desired { held: owners, ..Desired::default() }, Vec::new()),
         };
+        for (name, wanted) in &mut desired.wanted {
+            if let Some(record) = self.records.get(name).filter(|record| record.spec == wanted.spec) {
+                wanted.spec = Arc::clone(&record.spec);
+            }
+        }
         // What failed under another manifest may succeed under this one.
         self.setbacks.retain(|name, _| desired.wanted.get(name) == self.desired.wanted.get(name));
         self.desired = desired;
@@ -130,9 +138,9 @@ impl State {
         }
     }
 
-    /// What to tell after a pass.
+    /// What to tell after a pass. A status that nothing has happened to is told again as it is.
     pub fn snapshot(
-        &self,
+        &mut self,
         plan: &Plan,
         before: &Snapshot,
         now: Timestamp,
@@ -145,14 +153,25 @@ impl State {
             folder_error: self.folder_error.clone(),
             unsettled: Vec::new(),
         };
+        let mut told = BTreeMap::new();
         for (name, verdict) in &plan.verdicts {
             let known = before.statuses.get(name);
-            if let Some(status) = report::status(&input, name, verdict, cgroup(name), known.map(AsRef::as_ref)) {
-                let status = known.filter(|known| ***known == status).map_or_else(|| Arc::new(status), Arc::clone);
+            let made_on = (verdict.clone(), self.epoch(name));
+            let status = match known.filter(|_| self.told.get(name) == Some(&made_on)) {
+                Some(known) => Some(Arc::clone(known)),
+                None => report::status(&input, name, verdict, cgroup(name), known.map(AsRef::as_ref)).map(Arc::new),
+            };
+            if let Some(status) = status {
                 snapshot.statuses.insert(name.clone(), status);
+                told.insert(name.clone(), made_on);
             }
         }
         snapshot.unsettled = report::unsettled(&input, plan, &snapshot);
+        if let Some(scan) = &self.scan {
+            snapshot.unsettled.extend(scan.settling.iter().map(|path| format!("{path} has disappeared a moment ago")));
+            snapshot.unsettled.extend(scan.being_written.iter().map(|path| format!("{path} is being written")));
+        }
+        self.told = told;
         snapshot
     }
 
@@ -179,6 +198,10 @@ impl State {
     /// Marks a workload as being acted on or looked at.
     pub fn begin(&mut self, name: &Name) {
         self.in_flight.insert(name.clone());
+        self.count(name);
+    }
+
+    fn count(&mut self, name: &Name) {
         *self.epochs.entry(name.clone()).or_insert(0) += 1;
     }
 
@@ -189,6 +212,7 @@ impl State {
     /// Takes in what was seen after a step or a look.
     pub fn end(&mut self, name: &Name, seen: Option<Observed>) {
         self.in_flight.remove(name);
+        self.count(name);
         if let Some(seen) = seen {
             self.see(name, seen);
         }
@@ -208,7 +232,17 @@ impl State {
         }
     }
 
-    fn see(&mut self, name: &Name, seen: Observed) {
+    fn see(&mut self, name: &Name, mut seen: Observed) {
+        if self.observed.get(name) == Some(&seen) {
+            return;
+        }
+        self.count(name);
+        // Equal specs become one, so that passes compare them by their address.
+        if let (Some(instance), Some(record)) = (&mut seen.instance, self.records.get(name))
+            && instance.record.spec == record.spec
+        {
+            instance.record.spec = Arc::clone(&record.spec);
+        }
         if seen == Observed::default() {
             self.observed.remove(name);
         } else {

@@ -10,7 +10,7 @@ use super::gpu::Simulated;
 use super::processes::{Processes, Reaped, Run};
 use super::spawn::{Image, Spawn, Stdio, spawn};
 use super::traces::{Boxed, Trace, Traces, make_private};
-use super::{CpuTimes, Host, HostError, Start, dev, topology};
+use super::{CpuTimes, Host, HostError, KERNEL_MIN_MAJOR, KERNEL_MIN_MINOR, Start, dev, topology};
 use crate::init;
 use crate::init::wire::{self, Step};
 use crate::model::cgroup::{Generation, Write};
@@ -66,6 +66,7 @@ pub struct Linux {
 impl Linux {
     /// Makes everything ready. `changed` is called from another thread whenever a workload should be looked at.
     pub fn open(options: Options, changed: impl Fn(&Name) + Send + 'static) -> Result<Linux, HostError> {
+        check_kernel(&read_fact("the kernel's release", "/proc/sys/kernel/osrelease")?)?;
         let traces = Traces::open(&options.runtime)?;
         let mountpoint = options.runtime.join("root");
         make_private(&mountpoint)?;
@@ -283,6 +284,15 @@ impl Host for Linux {
     }
 }
 
+fn check_kernel(release: &str) -> Result<(), HostError> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if (major, minor) < (KERNEL_MIN_MAJOR, KERNEL_MIN_MINOR) {
+        return Err(HostError::Kernel { release: release.to_owned() });
+    }
+    Ok(())
+}
+
 fn facts(what: &'static str, error: procfs::ProcError) -> HostError {
     HostError::Facts { what, source: io::Error::other(error) }
 }
@@ -290,4 +300,24 @@ fn facts(what: &'static str, error: procfs::ProcError) -> HostError {
 fn read_fact(what: &'static str, path: &str) -> Result<String, HostError> {
     let text = fs::read_to_string(path).map_err(|source| HostError::Facts { what, source })?;
     Ok(text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_refused_by_name() {
+        for release in ["5.14.0", "6.1.0-56-cloud-amd64", "6.18.44-fc-v657", "10.0"] {
+            check_kernel(release).unwrap();
+        }
+        for release in ["5.13.19", "4.19.0-8-amd64", "nonsense"] {
+            assert!(
+                check_kernel(release)
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with(&format!("the kernel is {release}, expected 5.14"))
+            );
+        }
+    }
 }

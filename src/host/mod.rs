@@ -25,6 +25,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
+/// The oldest kernel with everything that is relied on: clone3 into a cgroup (5.7), mount_setattr (5.12) and cgroup.kill (5.14).
+pub const KERNEL_MIN_MAJOR: u32 = 5;
+pub const KERNEL_MIN_MINOR: u32 = 14;
+
 /// A run to start.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
@@ -100,6 +104,10 @@ pub enum HostError {
     Confine(#[from] confine::ConfineError),
     #[error(transparent)]
     Topology(#[from] topology::TopologyError),
+    #[error(
+        "the kernel is {release}, expected {KERNEL_MIN_MAJOR}.{KERNEL_MIN_MINOR} or newer\n  help: it lacks cgroup.kill; install a newer kernel"
+    )]
+    Kernel { release: String },
     #[error("{file} holds {held:?} after {wanted:?} was written to it")]
     NotHeld { file: String, wanted: String, held: String },
     #[error("cannot read {what}")]

@@ -30,7 +30,7 @@ pub fn gather(
         let chosen = claims.iter().position(|(_, origin)| Some(&origin.path) == owner).unwrap_or(0);
         for (index, (spec, origin)) in claims.iter().enumerate() {
             if index == chosen {
-                let wanted = Wanted { spec: (*spec).clone(), origin: (*origin).clone() };
+                let wanted = Wanted { spec: Arc::clone(spec), origin: (*origin).clone() };
                 desired.wanted.insert(name.clone(), wanted);
             } else {
                 diagnostics.push(taken(&name, origin, claims[chosen].1));
@@ -52,8 +52,8 @@ pub fn gather(
     (desired, diagnostics)
 }
 
-fn claims(files: &BTreeMap<String, Arc<Parsed>>) -> BTreeMap<Name, Vec<(&Spec, &Origin)>> {
-    let mut claims: BTreeMap<Name, Vec<(&Spec, &Origin)>> = BTreeMap::new();
+fn claims(files: &BTreeMap<String, Arc<Parsed>>) -> BTreeMap<Name, Vec<(&Arc<Spec>, &Origin)>> {
+    let mut claims: BTreeMap<Name, Vec<(&Arc<Spec>, &Origin)>> = BTreeMap::new();
     for (spec, origin) in files.values().flat_map(|parsed| &parsed.workloads) {
         claims.entry(spec.name.clone()).or_default().push((spec, origin));
     }

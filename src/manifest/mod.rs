@@ -17,6 +17,7 @@ use crate::model::record::Origin;
 use crate::model::spec::Spec;
 use diagnostic::{Diagnostic, Problems};
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 use tree::{Place, Value};
 
 /// The most bytes one file may have. A manifest of a hundred workloads has 50 KiB.
@@ -30,7 +31,7 @@ const REVISION_DIGITS: usize = 12;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// The workloads of its good documents.
-    pub workloads: Vec<(Spec, Origin)>,
+    pub workloads: Vec<(Arc<Spec>, Origin)>,
     /// Names that its bad documents claim, as far as they can be read.
     pub claims: Vec<Name>,
     /// Whether anything in it was refused.
@@ -70,7 +71,7 @@ pub fn parse(path: &str, bytes: &[u8]) -> Parsed {
         match spec.filter(|_| !problems.any_error()) {
             Some(spec) => {
                 let origin = Origin { path: path.to_owned(), line: document.at.line, revision: revision.clone() };
-                parsed.workloads.push((spec, origin));
+                parsed.workloads.push((Arc::new(spec), origin));
             }
             None => {
                 parsed.broken = true;

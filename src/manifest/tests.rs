@@ -19,7 +19,7 @@ fn check(text: &str) -> String {
     shown
 }
 
-fn spec(text: &str) -> Spec {
+fn spec(text: &str) -> Arc<Spec> {
     let parsed = parse("web.yaml", text.as_bytes());
     assert_eq!(parsed.diagnostics, []);
     parsed.workloads.into_iter().next().unwrap().0

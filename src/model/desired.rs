@@ -4,6 +4,7 @@ use super::name::Name;
 use super::record::Origin;
 use super::spec::Spec;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Everything wanted, and everything that must not be touched for want of a readable manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,6 @@ pub struct Desired {
 /// One accepted manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
     pub origin: Origin,
 }

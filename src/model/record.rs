@@ -9,13 +9,14 @@ use super::gpu::GpuLease;
 use super::spec::Spec;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// One workload's record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// The last good spec: what runs, or should.
-    pub spec: Spec,
+    /// The last good spec: what runs, or should. Shared: it is passed on a lot and never changed.
+    pub spec: Arc<Spec>,
     pub origin: Origin,
     /// Counts accepted changes of the spec, from 1.
     pub generation: u64,
@@ -70,7 +71,7 @@ pub struct Grant {
 
 impl Record {
     /// The record of a workload that was never run.
-    pub fn new(spec: Spec, origin: Origin) -> Record {
+    pub fn new(spec: Arc<Spec>, origin: Origin) -> Record {
         Record {
             spec,
             origin,

@@ -45,7 +45,7 @@ pub fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Re
         return Ok(());
     }
     let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
-    let held = requested_of_pool(ledger, ask);
+    let held = ledger.pool_requested_by_others(ask.name);
     if held + u64::from(ask.resources.cpu.request.0) <= 1000 * pool.len() as u64 {
         return Ok(());
     }
@@ -55,12 +55,6 @@ pub fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Re
         counted(pool.len())
     );
     Err(Refusal { reason: "InsufficientCpu", message })
-}
-
-/// What others have set aside of the pool, in thousandths of a CPU.
-fn requested_of_pool(ledger: &Ledger, ask: &Ask<'_>) -> u64 {
-    let sharing = ledger.others(ask.name).filter(|(_, holding)| holding.grant.fenced.is_empty());
-    sharing.map(|(_, holding)| u64::from(holding.resources.cpu.request.0)).sum()
 }
 
 fn counted(cpus: usize) -> String {
@@ -192,7 +186,7 @@ fn exclusive(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, pool: &CpuSet) -
     // Somebody has to run everything else, the controller included, and what others were promised of the pool has to stay in it.
     let others = ledger.others(ask.name).filter(|(_, holding)| holding.resources.cpu.class == CpuClass::Pinned);
     let widest_pinned = others.map(|(_, holding)| holding.resources.cpu.request.cpus_ceil()).max().unwrap_or(0);
-    let promised = usize::try_from(requested_of_pool(ledger, ask).div_ceil(1000)).unwrap_or(usize::MAX);
+    let promised = usize::try_from(ledger.pool_requested_by_others(ask.name).div_ceil(1000)).unwrap_or(usize::MAX);
     let staying = widest_pinned.max(promised).max(1);
     let chosen = open_domains(machine, pool).into_iter().filter_map(|domain| {
         let inside: Vec<&CpuSet> = cores.iter().filter(|core| core.is_subset(&domain.cpus)).collect();

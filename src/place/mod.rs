@@ -25,6 +25,10 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     holdings: BTreeMap<Name, Holding>,
+    /// Sums over all holdings, kept so that a pass over many workloads does not add everything up for each.
+    fenced: CpuSet,
+    memory_requested: u128,
+    pool_requested: u64,
 }
 
 /// What one workload holds, and what it asked for.
@@ -61,11 +65,21 @@ impl<'a> Ask<'a> {
 
 impl Ledger {
     pub fn put(&mut self, name: Name, holding: Holding) {
+        self.remove(&name);
+        self.fenced = self.fenced.union(&holding.grant.fenced);
+        self.memory_requested += u128::from(holding.resources.memory.request.0);
+        self.pool_requested += holding.pool_request();
         self.holdings.insert(name, holding);
     }
 
     pub fn remove(&mut self, name: &Name) {
-        self.holdings.remove(name);
+        let Some(holding) = self.holdings.remove(name) else { return };
+        self.memory_requested -= u128::from(holding.resources.memory.request.0);
+        self.pool_requested -= holding.pool_request();
+        if !holding.grant.fenced.is_empty() {
+            // Added up anew: a set that two claim by mistake must not vanish with the first.
+            self.fenced = self.holdings.values().fold(CpuSet::new(), |all, holding| all.union(&holding.grant.fenced));
+        }
     }
 
     pub fn get(&self, name: &Name) -> Option<&Holding> {
@@ -79,7 +93,30 @@ impl Ledger {
 
     /// CPUs that others have fenced off.
     pub fn fenced_by_others(&self, name: &Name) -> CpuSet {
-        self.others(name).fold(CpuSet::new(), |fenced, (_, holding)| fenced.union(&holding.grant.fenced))
+        match self.holdings.get(name).map(|own| &own.grant.fenced) {
+            Some(own) if !own.is_empty() => {
+                self.others(name).fold(CpuSet::new(), |all, (_, other)| all.union(&other.grant.fenced))
+            }
+            _ => self.fenced.clone(),
+        }
+    }
+
+    /// Memory set aside for others, in bytes.
+    fn memory_requested_by_others(&self, name: &Name) -> u64 {
+        let own = self.holdings.get(name).map_or(0, |own| own.resources.memory.request.0);
+        u64::try_from(self.memory_requested - u128::from(own)).unwrap_or(u64::MAX)
+    }
+
+    /// CPU time of the pool set aside for others, in thousandths of a CPU.
+    fn pool_requested_by_others(&self, name: &Name) -> u64 {
+        self.pool_requested - self.holdings.get(name).map_or(0, Holding::pool_request)
+    }
+}
+
+impl Holding {
+    /// What this sets aside of the CPUs that are nobody's exclusively.
+    fn pool_request(&self) -> u64 {
+        if self.grant.fenced.is_empty() { u64::from(self.resources.cpu.request.0) } else { 0 }
     }
 }
 
@@ -96,10 +133,10 @@ pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant,
 
 /// Other CPUs for a workload that runs, if those it holds no longer serve; its devices stay what they are.
 pub fn replace_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> Result<Grant, Refusal> {
+    admit(machine, ledger, ask)?;
     if cpu::still_good(machine, ledger, ask, grant) {
         return Ok(grant.clone());
     }
-    admit(machine, ledger, ask)?;
     let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
     Ok(Grant { cpus, fenced, gpus: grant.gpus.clone(), reason })
 }
@@ -119,8 +156,7 @@ pub fn cpus_in_force(machine: &Machine, ledger: &Ledger, name: &Name, grant: &Gr
 
 /// Requests have to fit the machine.
 fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
-    let others = || ledger.others(ask.name).map(|(_, holding)| &holding.resources);
-    let held: u64 = others().map(|resources| resources.memory.request.0).sum();
+    let held = ledger.memory_requested_by_others(ask.name);
     let wanted = ask.resources.memory.request.0;
     if held.saturating_add(wanted) > machine.memory.0 {
         let message = format!(

@@ -27,7 +27,7 @@ fn machine(topology: Topology) -> Machine {
 fn spec(name: &str, fields: &str) -> Spec {
     let parsed = crate::manifest::parse("x.yaml", format!("name: {name}\ncommand: x\n{fields}\n").as_bytes());
     assert_eq!(parsed.diagnostics, [], "{fields}");
-    parsed.workloads.into_iter().next().unwrap().0
+    parsed.workloads.into_iter().next().unwrap().0.as_ref().clone()
 }
 
 /// Places workloads one after the other, as far as they fit.

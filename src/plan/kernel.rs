@@ -222,7 +222,7 @@ mod tests {
     fn resources(fields: &str) -> Resources {
         let parsed = manifest::parse("x.yaml", format!("command: x\n{fields}").as_bytes());
         assert_eq!(parsed.diagnostics, []);
-        parsed.workloads.into_iter().next().unwrap().0.resources
+        parsed.workloads.into_iter().next().unwrap().0.resources.clone()
     }
 
     fn check(fields: &str, support: &Support) -> String {

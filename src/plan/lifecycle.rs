@@ -17,6 +17,7 @@ use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ask, Holding, Ledger};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a killed cgroup may take to be empty before it is killed again.
@@ -88,7 +89,7 @@ fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Observed) -> 
     let newer = started_as.filter(|started| record.is_none_or(|record| record.instance < started.instance));
     let Some(mut record) = newer.or(record).cloned() else {
         let Wanted { spec, origin } = wanted?;
-        return Some((Record::new(spec.clone(), origin.clone()), true));
+        return Some((Record::new(Arc::clone(spec), origin.clone()), true));
     };
     let Some(Wanted { spec, origin }) = wanted else { return Some((record, false)) };
     let changed = record.spec != *spec;
@@ -98,15 +99,18 @@ fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Observed) -> 
             // Another process: what became of the old one says nothing about it.
             (record.failures, record.retry_at, record.finished) = (0, None, false);
         }
-        record.spec = spec.clone();
+        record.spec = Arc::clone(spec);
     }
     record.origin = origin.clone();
     Some((record, changed))
 }
 
 /// What of a changed spec needs a new process, by field.
-fn replacement_reasons(from: &Spec, to: &Spec) -> Vec<&'static str> {
+fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'static str> {
     let mut fields = Vec::new();
+    if Arc::ptr_eq(from, to) {
+        return fields;
+    }
     let (old, new) = (&from.process, &to.process);
     for (field, same) in [
         ("kind", from.kind == to.kind),

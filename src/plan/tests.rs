@@ -487,6 +487,23 @@ fn jobs_wait_for_a_quieter_host_and_services_do_not() {
 }
 
 #[test]
+fn a_request_that_no_longer_fits_is_said_and_the_limits_apply_all_the_same() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\nmemory: {request: 1Gi, limit: 2Gi}").settle();
+    world.file("web.yaml", "command: a\nmemory: {request: 16383Pi, limit: max}");
+    insta::assert_snapshot!(world.pass(), @"
+    web: resize (memory.low 1073741824 -> 18445618173802708992, memory.max 2147483648 -> max, memory.swap.max 0 -> max)
+      web Running Degraded=true InsufficientMemory: memory.request 16383Pi does not fit: 0 of 16Gi are set aside for others; lower a request, or free memory by stopping others; Ready=true Running: pid 100
+    ");
+    world.file("db.yaml", "command: a\nmemory: {request: 1Gi}");
+    insta::assert_snapshot!(world.pass(), @"
+    db: remember (memory.request 1Gi does not fit: 16383Pi of 16Gi are set aside for others; lower a request, or free memory by stopping others)
+      db Pending Placed=false InsufficientMemory: memory.request 1Gi does not fit: 16383Pi of 16Gi are set aside for others; lower a request, or free memory by stopping others; Ready=false NotPlaced: waits for room
+      web Running Degraded=true InsufficientMemory: memory.request 16383Pi does not fit: 0 of 16Gi are set aside for others; lower a request, or free memory by stopping others; Ready=true Running: pid 100
+    ");
+}
+
+#[test]
 fn drift_is_written_back() {
     let mut world = World::new(4);
     world.file("web.yaml", "cpu: 2\ncommand: a").settle();

@@ -14,6 +14,7 @@ use crate::model::record::Record;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
@@ -71,6 +72,8 @@ impl Store {
         let folder = |source| StoreError::Folder { path: state.to_owned(), source };
         fs::create_dir_all(state).map_err(folder)?;
         let path = state.join("db");
+        // Records hold environments, and those hold secrets.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(folder)?;
         let mut found = Found::default();
         let existed = path.join("db").exists();
         let db = open_or_set_aside(&path, &mut found.losses)?;
@@ -177,6 +180,7 @@ fn open_or_set_aside(path: &Path, losses: &mut Vec<String>) -> Result<sled::Db, 
     }
     let target = free_name(path).map_err(aside)?;
     fs::rename(path, &target).map_err(aside)?;
+    fs::DirBuilder::new().mode(0o700).create(path).map_err(aside)?;
     losses.push(format!(
         "the database is damaged and was set aside as {}; restart counts and completed jobs are forgotten, what runs is adopted",
         target.display()
@@ -230,6 +234,7 @@ fn free_name(path: &Path) -> io::Result<PathBuf> {
 mod tests {
     use super::*;
     use crate::manifest::parse;
+    use std::os::unix::fs::PermissionsExt;
 
     fn record(name: &str) -> Record {
         let parsed = parse("x.yaml", format!("name: {name}\ncommand: x").as_bytes());
@@ -258,6 +263,13 @@ mod tests {
         let (_, found) = Store::open(state.path()).unwrap();
         assert_eq!((names(&found), found.losses.len()), (vec!["web"], 0));
         assert_eq!(found.records.values().next().unwrap(), &record("web"));
+    }
+
+    #[test]
+    fn nobody_else_can_read_records() {
+        let state = tempfile::tempdir().unwrap();
+        let _store = Store::open(state.path()).unwrap();
+        assert_eq!(fs::metadata(state.path().join("db")).unwrap().permissions().mode() & 0o077, 0);
     }
 
     #[test]

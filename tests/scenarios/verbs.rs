@@ -128,6 +128,11 @@ fn wait_returns_when_it_is_so_and_says_what_is_missing_when_it_is_not() {
     let said = world.ctl(&["wait", "web", "--for", "completed", "--timeout", "200ms"]);
     assert_eq!(said.code, 1);
     assert!(said.err.contains("not completed in time") && said.err.contains("web is Running"), "{}", said.err);
+    world.put("other.yaml", "command: sleep infinity");
+    world.wait_running("other");
+    world.delete("other.yaml");
+    assert_eq!(world.ctl(&["wait", "--for", "converged", "--timeout", "30s"]).code, 0);
+    assert!(kernel::directories(&world.group("other")).is_empty(), "converged means that what was deleted is gone");
     world.put("bad.yaml", "command: [");
     let said = world.ctl(&["wait", "--for", "converged", "--timeout", "200ms"]);
     assert_eq!(said.code, 1);
