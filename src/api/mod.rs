@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
 /// The most bytes of a request: manifests to be planned, thirty of the largest size or a few thousand usual ones.
@@ -214,6 +214,11 @@ fn missing(snapshot: &Snapshot, wait: &Wait) -> Vec<String> {
 impl Api {
     pub fn new(handle: Handle, logs: PathBuf) -> Api {
         Api { handle, logs, readers: Arc::new(Semaphore::new(READERS_MAX)) }
+    }
+
+    /// What is told, as it changes.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.handle.snapshots.clone()
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

@@ -1,14 +1,16 @@
 //! The socket: who may open it, and the server behind it.
 
 use super::{Api, router};
+use crate::host::cgroup::is_below;
+use axum::serve::Listener;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Group, chown};
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use tokio::net::UnixListener;
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 
 /// Members of this group may use the socket, if there is such a group.
 const GROUP: &str = "containerctl";
@@ -18,6 +20,8 @@ const GROUP: &str = "containerctl";
 pub enum SocketError {
     #[error("another controller listens at {path}\n  help: stop it, or give this one another --socket")]
     Taken { path: PathBuf },
+    #[error("{path} is there and is no socket\n  help: remove it if it is not needed, or name another --socket")]
+    Occupied { path: PathBuf },
     #[error("cannot listen at {path}: {source}\n  help: make the folder it lies in, or name another --socket")]
     Listen { path: PathBuf, source: io::Error },
 }
@@ -25,8 +29,12 @@ pub enum SocketError {
 /// Opens the socket, in place of one that nobody listens at any more.
 pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let failed = |source| SocketError::Listen { path: path.to_owned(), source };
-    if UnixStream::connect(path).is_ok() {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(SocketError::Taken { path: path.to_owned() });
+    }
+    // What is not a socket was put there by somebody who may want it.
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+        return Err(SocketError::Occupied { path: path.to_owned() });
     }
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -44,10 +52,40 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
-/// Answers requests until the task is dropped.
-pub async fn serve(listener: UnixListener, api: Api) {
+/// Answers requests until the task is dropped, but not a workload's: what is below `cgroup_parent` has no business here, whatever uid it has
+/// and however it came by the socket.
+pub async fn serve(listener: UnixListener, api: Api, cgroup_parent: String) {
+    let listener = Outsiders { listener, cgroup_parent };
     if let Err(error) = axum::serve(listener, router(api)).await {
         tracing::error!(error = %error, "the API has stopped");
+    }
+}
+
+/// Accepts connections of everybody but workloads.
+struct Outsiders {
+    listener: UnixListener,
+    cgroup_parent: String,
+}
+
+impl Listener for Outsiders {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+        loop {
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+            match peer {
+                Some(pid) if is_below(pid, &self.cgroup_parent) => {
+                    tracing::warn!(pid, "a workload tried to talk to the controller and was refused");
+                }
+                _ => return (stream, address),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
@@ -64,6 +102,8 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o007, 0, "open to everybody");
         assert!(matches!(listen(&path), Err(SocketError::Taken { .. })));
         drop(live);
+        fs::write(folder.path().join("precious"), "x").unwrap();
+        assert!(matches!(listen(&folder.path().join("precious")), Err(SocketError::Occupied { .. })));
         let missing = listen(&folder.path().join("no/s")).unwrap_err();
         assert!(missing.to_string().contains("help:"), "{missing}");
     }

@@ -2,10 +2,10 @@
 
 use super::{ControllerArgs, LogFormat, SOCKET};
 use crate::api::{Api, socket};
-use crate::control::act::chain;
 use crate::control::folder::Folder;
 use crate::control::trust::{Owner, Trust};
-use crate::control::{Changes, Controller, Handle, Options};
+use crate::control::{Changes, Controller, Options};
+use crate::host::chain;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
 use crate::store::{Found, Store};
@@ -15,7 +15,7 @@ use nix::unistd::geteuid;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf, absolute};
+use std::path::{Path, absolute};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,26 +59,20 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let path = args.socket.clone().unwrap_or_else(|| runtime_dir.join(SOCKET));
     runtime.block_on(async {
         controller.watch(&manifests);
-        serve(controller, handle, logs, &path, &manifests).await
+        serve(controller, Api::new(handle, logs), &path, args).await
     })?;
     // Requests that are still being answered do not hold us up.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(
-    controller: Controller,
-    handle: Handle,
-    logs: PathBuf,
-    socket: &Path,
-    manifests: &Path,
-) -> anyhow::Result<()> {
+async fn serve(controller: Controller, api: Api, socket: &Path, args: &ControllerArgs) -> anyhow::Result<()> {
     let listener = socket::listen(socket)?;
     let mut terminate = caught(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = caught(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let running = handle.snapshots.clone();
-    let api = tokio::spawn(socket::serve(listener, Api::new(handle, logs)));
-    tracing::info!(manifests = %manifests.display(), socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "watching");
+    let running = api.snapshots();
+    let api = tokio::spawn(socket::serve(listener, api, args.cgroup_parent.clone()));
+    tracing::info!(manifests = %args.manifests.display(), socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "watching");
     controller
         .run(async move {
             // Signals keep their mark until they are received, so neither is lost to the other.

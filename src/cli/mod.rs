@@ -25,6 +25,9 @@ use std::time::Duration;
 
 /// Where the controller keeps sockets, locks and what runs.
 const RUNTIME: &str = "/run/containerctl";
+/// Where manifests and the database are kept by default.
+const MANIFESTS: &str = "/etc/containerctl/manifests";
+const STATE: &str = "/var/lib/containerctl";
 /// The name of the socket in there.
 const SOCKET: &str = "containerctl.sock";
 
@@ -61,10 +64,10 @@ enum Verb {
 #[derive(Debug, Args)]
 struct ControllerArgs {
     /// The folder to watch
-    #[arg(long, value_name = "DIR", default_value = "/etc/containerctl/manifests")]
+    #[arg(long, value_name = "DIR", default_value = MANIFESTS)]
     manifests: PathBuf,
     /// The database and the logs
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/containerctl")]
+    #[arg(long, value_name = "DIR", default_value = STATE)]
     state: PathBuf,
     /// Socket, locks and traces of what runs; best on a tmpfs
     #[arg(long, value_name = "DIR", default_value = RUNTIME)]

@@ -1,11 +1,10 @@
 //! `containerctl run FILE`: one workload in the foreground, in the same box and under the same limits as with a controller, on the caller's
 //! terminal. It ends when the command does, and takes the command with it if it is killed.
 
-use super::{RunArgs, output};
-use crate::control::act::chain;
+use super::{MANIFESTS, RunArgs, STATE, output};
 use crate::host::gpu::Simulated;
 use crate::host::linux::{Linux, Options};
-use crate::host::{Host, HostError, Start, cgroup};
+use crate::host::{Host, HostError, Start, cgroup, chain};
 use crate::manifest::diagnostic::Severity;
 use crate::manifest::parse;
 use crate::model::desired::Wanted;
@@ -62,7 +61,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         runtime: own.clone(),
         cgroup_parent: parent.clone(),
         gpus: gpus(args, &wanted),
-        hidden: vec![own.clone()],
+        // Its own folder, and where a controller of this host would have its secrets.
+        hidden: vec![own.clone(), PathBuf::from(MANIFESTS), PathBuf::from(STATE)],
         foreground: true,
     };
     let host = Linux::open(options, move |_: &Name| bell.notify_one()).map_err(|error| anyhow!("{}", chain(&error)))?;

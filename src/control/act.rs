@@ -4,7 +4,7 @@
 //! record is put first, and what is seen is never forgotten before the record that speaks of it is flushed.
 
 use crate::host::cgroup::CgroupError;
-use crate::host::{Host, HostError, Start};
+use crate::host::{Host, HostError, Start, chain};
 use crate::model::observed::Observed;
 use crate::plan::{Act, Work};
 use crate::store::{Store, StoreError};
@@ -59,16 +59,4 @@ pub fn act(host: &dyn Host, store: &Store, work: &Work, seen: &Observed) -> Resu
         }
     }
     Ok(())
-}
-
-/// An error and all its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

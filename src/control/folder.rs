@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -100,9 +101,23 @@ struct Entry {
     by_root: bool,
 }
 
+/// A file that makes the parser panic is refused; its neighbours are read.
+fn parse_or_refuse(name: &str, bytes: &[u8]) -> Parsed {
+    // Nothing of a parse is shared, so nothing can be left half-changed.
+    catch_unwind(AssertUnwindSafe(|| parse(name, bytes))).unwrap_or_else(|_| {
+        let help = "please report it with this file; the panic's message is in the log";
+        Parsed::refused(Diagnostic::error(name, START, "reading it ended in a panic, a bug in containerctl", help))
+    })
+}
+
 impl Folder {
     pub fn new(path: PathBuf, trust: Trust) -> Folder {
         Folder { path, trust, read: BTreeMap::new(), missing: BTreeMap::new() }
+    }
+
+    /// The same folder, as if it had never been looked at.
+    pub fn anew(&self) -> Folder {
+        Folder::new(self.path.clone(), self.trust.clone())
     }
 
     /// Whether the folder may be used at all. Answers the user behind sudo if it is theirs.
@@ -209,7 +224,7 @@ impl Folder {
             return;
         }
         let parsed = match self.read_file(entry) {
-            Ok(bytes) => Arc::new(parse(&entry.name, &bytes)),
+            Ok(bytes) => Arc::new(parse_or_refuse(&entry.name, &bytes)),
             Err(Unread::Busy) => {
                 scan.again_in = Some(scan.again_in.map_or(BUSY_AGAIN, |other| other.min(BUSY_AGAIN)));
                 scan.being_written.insert(entry.name.clone());

@@ -17,7 +17,7 @@ pub mod state;
 pub mod trust;
 pub mod watch;
 
-use crate::host::{CpuTimes, Host, HostError};
+use crate::host::{CpuTimes, Host, HostError, chain};
 use crate::manifest::Parsed;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
@@ -25,7 +25,7 @@ use crate::model::observed::{Life, Observed};
 use crate::model::time::Timestamp;
 use crate::plan::{Act, Plan, Work};
 use crate::store::Store;
-use act::{ActError, act, chain};
+use act::{ActError, act};
 use folder::{Folder, FolderError, Scan};
 use report::{Preview, Snapshot};
 use state::State;
@@ -114,6 +114,16 @@ enum Done {
         machine: Result<Machine, HostError>,
         times: Result<CpuTimes, HostError>,
     },
+    /// A bug of ours: the job ended in a panic, whose message is on standard error.
+    Panicked(Job),
+}
+
+/// What a thread was given to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Job {
+    Workload(Name),
+    Scan,
+    Sweep,
 }
 
 /// The controller.
@@ -125,6 +135,8 @@ pub struct Controller {
     changes: Arc<Changes>,
     /// The folder, while nobody scans it.
     folder: Option<Box<Folder>>,
+    /// The same folder, nothing read yet, in case a scan panics.
+    folder_anew: Option<Box<Folder>>,
     watch: Option<Watch>,
     folder_woken: Arc<Notify>,
     workers: Arc<Semaphore>,
@@ -155,8 +167,14 @@ impl Controller {
         let machine = host.survey()?;
         let mut state = State::new(machine, records, options.job_threshold_percent, options.entropy);
         for name in host.names()? {
-            let seen = host.observe(&name)?;
-            state.see_if_untouched(&name, 0, seen);
+            match host.observe(&name) {
+                Ok(seen) => state.see_if_untouched(&name, 0, seen),
+                // The others are none the worse for it; it is looked at again with the next resync.
+                Err(error) => {
+                    tracing::error!(workload = %name, error = %chain(&error), "cannot look at it; it is left alone until that works");
+                    state.blind(&name);
+                }
+            }
         }
         state.gather();
         if let Ok(times) = host.cpu_times() {
@@ -172,6 +190,7 @@ impl Controller {
             state,
             changes,
             folder: Some(Box::new(folder)),
+            folder_anew: None,
             watch: None,
             folder_woken: Arc::new(Notify::new()),
             workers: Arc::new(Semaphore::new(WORKERS_MAX)),
@@ -305,7 +324,7 @@ impl Controller {
         let seen = self.state.observed.get(&name).cloned().unwrap_or_default();
         self.state.begin(&name);
         let (host, store) = (Arc::clone(&self.host), Arc::clone(&self.store));
-        self.on_thread(move || {
+        self.on_thread(Job::Workload(name), move || {
             let result = act(host.as_ref(), &store, &work, &seen);
             Done::Acted { seen: host.observe(&work.name), work, result }
         });
@@ -319,7 +338,7 @@ impl Controller {
         }
         self.state.begin(name);
         let (host, name) = (Arc::clone(&self.host), name.clone());
-        self.on_thread(move || Done::Seen { seen: host.observe(&name), name });
+        self.on_thread(Job::Workload(name.clone()), move || Done::Seen { seen: host.observe(&name), name });
     }
 
     fn look_at_starting(&mut self) {
@@ -337,7 +356,7 @@ impl Controller {
         let mut names: BTreeSet<Name> = self.state.records.keys().chain(self.state.observed.keys()).cloned().collect();
         let host = Arc::clone(&self.host);
         let known: BTreeMap<Name, u64> = names.iter().map(|name| (name.clone(), self.state.epoch(name))).collect();
-        self.on_thread(move || {
+        self.on_thread(Job::Sweep, move || {
             names.extend(host.names().unwrap_or_default());
             let look = |name: Name| (name.clone(), known.get(&name).copied().unwrap_or(0), host.observe(&name));
             let sightings = names.into_iter().map(look).collect();
@@ -351,23 +370,25 @@ impl Controller {
             return;
         }
         let Some(mut folder) = self.folder.take() else { return };
+        let anew = folder.anew();
         self.scan_at = None;
         self.scanned.append(&mut self.waiting);
-        self.on_thread(move || {
+        self.folder_anew = Some(Box::new(anew));
+        self.on_thread(Job::Scan, move || {
             let result = folder.scan();
             Done::Scanned { folder, result }
         });
     }
 
-    fn on_thread(&self, job: impl FnOnce() -> Done + Send + 'static) {
+    /// Does a job on a thread. It always comes back, even if only as a panic: what is under way must not be so for ever.
+    fn on_thread(&self, what: Job, job: impl FnOnce() -> Done + Send + 'static) {
         let (workers, results) = (Arc::clone(&self.workers), self.results.clone());
         task::spawn(async move {
             // The semaphore is never closed.
             let Ok(_permit) = workers.acquire().await else { return };
-            if let Ok(done) = task::spawn_blocking(job).await {
-                // The loop may have ended.
-                let _ = results.send(done).await;
-            }
+            let done = task::spawn_blocking(job).await.unwrap_or(Done::Panicked(what));
+            // The loop may have ended.
+            let _ = results.send(done).await;
         });
     }
 }

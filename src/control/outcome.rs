@@ -1,9 +1,9 @@
 //! What becomes of the loop's inputs: results of steps, looks and scans, and commands.
 
-use super::act::{ActError, chain};
+use super::act::ActError;
 use super::folder::{FolderError, Scan};
-use super::{Command, Controller, Done, report, step_name};
-use crate::host::{CpuTimes, HostError};
+use super::{Command, Controller, Done, Job, report, step_name};
+use crate::host::{CpuTimes, HostError, chain};
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::Observed;
@@ -11,6 +11,9 @@ use crate::plan::{Act, Work};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use tokio::time::Instant;
+
+/// After as many tries, a second or two, what should have been a moment is told as the failure it is.
+const MOMENTS_MAX: u32 = 6;
 
 impl Controller {
     pub(super) fn finish(&mut self, done: Done) {
@@ -25,21 +28,43 @@ impl Controller {
                 self.take_scan(result);
                 self.answerable.append(&mut self.scanned);
             }
+            Done::Panicked(job) => self.survive(&job),
             Done::Swept { sightings, machine, times } => self.take_sweep(sightings, machine, times.ok()),
+        }
+    }
+
+    fn survive(&mut self, job: &Job) {
+        let message = "a bug in containerctl; the panic's message is in the log";
+        tracing::error!(job = ?job, "a job panicked; help: please report it with the lines above");
+        match job {
+            Job::Workload(name) => {
+                self.state.set_back(name, message.to_owned(), self.host.now());
+                self.see(name, Err(HostError::Panicked));
+            }
+            Job::Scan => {
+                self.folder = self.folder_anew.take();
+                self.state.folder_error = Some(message.to_owned());
+                self.answerable.append(&mut self.scanned);
+            }
+            Job::Sweep => self.sweeping = false,
         }
     }
 
     fn conclude(&mut self, work: &Work, result: Result<(), ActError>) {
         let name = &work.name;
         let Err(error) = result else {
-            self.state.setbacks.remove(name);
+            // A kill is how clearing away is helped along, not its success: trying that again goes on slowing down.
+            if work.act != Act::Kill {
+                self.state.setbacks.remove(name);
+            }
             if work.act == Act::Forget {
                 self.state.records.remove(name);
             }
             return;
         };
         let message = chain(&error);
-        if error.is_momentary() {
+        let failures = self.state.setbacks.get(name).map_or(0, |setback| setback.failures);
+        if error.is_momentary() && failures < MOMENTS_MAX {
             tracing::debug!(workload = %name, error = message, "step has to wait");
         } else {
             tracing::error!(workload = %name, step = step_name(&work.act), error = message, "step failed");

@@ -4,8 +4,10 @@ use crate::manifest::diagnostic::Diagnostic;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
 use crate::model::record::Record;
+use crate::model::spec::Spec;
 use crate::model::status::{Condition, ConditionKind, LastExit, Phase, Status};
 use crate::model::time::Timestamp;
+use crate::model::units::Limit;
 use crate::plan::{Input, Plan, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -56,7 +58,7 @@ pub fn status(
 ) -> Option<Status> {
     let nothing = Observed::default();
     let seen = input.observed.get(name).unwrap_or(&nothing);
-    let started_as = seen.instance.as_ref().map(|instance| &instance.record);
+    let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
     let record: &Record = input.records.get(name).or(started_as)?;
     let spec = &record.spec;
     let life = seen.instance.as_ref().map(|instance| &instance.life);
@@ -81,7 +83,7 @@ pub fn status(
             at: exit.at,
         }),
         cpus: settings.get("cpuset.cpus").and_then(|cpus| cpus.parse().ok()).unwrap_or_default(),
-        memory: spec.resources.memory.limit.at().map(|bytes| bytes.0),
+        memory: memory_limit(&settings, spec),
         gpus: record.grant.as_ref().map(|grant| grant.gpus.clone()).unwrap_or_default(),
         cgroup,
         manifest: record.origin.path.clone(),
@@ -94,6 +96,16 @@ pub fn status(
         labels: spec.labels.clone(),
         limits: settings,
     })
+}
+
+/// The limit in bytes that the kernel holds it to, or will.
+fn memory_limit(settings: &BTreeMap<String, String>, spec: &Spec) -> Option<u64> {
+    let held = ["memory.max", "memory.limit_in_bytes"].iter().find_map(|file| settings.get(*file));
+    match (held, spec.resources.memory.limit) {
+        // A limit of none is the word `max` or the largest number there is, in either generation's way.
+        (Some(_), Limit::Max) | (None, _) => spec.resources.memory.limit.at().map(|bytes| bytes.0),
+        (Some(held), Limit::At(_)) => held.parse().ok(),
+    }
 }
 
 /// The generation in force. While a resize is under way it is the one before.

@@ -17,6 +17,7 @@ use crate::model::spec::Kind;
 use crate::model::time::Timestamp;
 use crate::plan::{Input, Plan, Setback, Verdict, plan};
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct State {
     /// Workloads somebody is acting on or looking at.
     pub in_flight: BTreeSet<Name>,
     pub setbacks: BTreeMap<Name, Setback>,
+    /// Workloads that could not be looked at yet: nothing is done about them.
+    blind: BTreeSet<Name>,
     /// Counts what has been done to and seen of each workload: tells a sighting from before it, and a status that is still good.
     epochs: BTreeMap<Name, u64>,
     /// On which verdict, at which epoch, each status was made.
@@ -55,6 +58,7 @@ impl State {
             observed: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             setbacks: BTreeMap::new(),
+            blind: BTreeSet::new(),
             epochs: BTreeMap::new(),
             told: BTreeMap::new(),
             scan: None,
@@ -86,7 +90,13 @@ impl State {
                 diagnostics.extend(scan.remarks.iter().cloned());
                 (desired, diagnostics)
             }
-            None => (Desired { held: owners, ..Desired::default() }, Vec::new()),
+            None => {
+                // Whatever lies around may be explained by a manifest that has not been read yet.
+                let mut held: BTreeMap<Name, String> =
+                    self.observed.keys().map(|name| (name.clone(), "the manifests folder".to_owned())).collect();
+                held.extend(owners);
+                (Desired { held, ..Desired::default() }, Vec::new())
+            }
         };
         for (name, wanted) in &mut desired.wanted {
             if let Some(record) = self.records.get(name).filter(|record| record.spec == wanted.spec) {
@@ -108,7 +118,7 @@ impl State {
     fn owners(&self) -> BTreeMap<Name, String> {
         let running = self.observed.iter().filter_map(|(name, seen)| {
             let instance = seen.instance.as_ref()?;
-            Some((name.clone(), instance.record.origin.path.clone()))
+            Some((name.clone(), instance.record.as_ref()?.origin.path.clone()))
         });
         let recorded = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone()));
         running.chain(recorded).collect()
@@ -129,6 +139,7 @@ impl State {
             records: &self.records,
             observed: &self.observed,
             busy: &self.in_flight,
+            blind: &self.blind,
             setbacks: &self.setbacks,
             machine: &self.machine,
             utilisation_percent: self.utilisation_percent,
@@ -233,15 +244,21 @@ impl State {
     }
 
     fn see(&mut self, name: &Name, mut seen: Observed) {
+        self.blind.remove(name);
         if self.observed.get(name) == Some(&seen) {
             return;
         }
         self.count(name);
         // Equal specs become one, so that passes compare them by their address.
-        if let (Some(instance), Some(record)) = (&mut seen.instance, self.records.get(name))
-            && instance.record.spec == record.spec
+        if let (Some(started_as), Some(record)) =
+            (seen.instance.as_mut().and_then(|instance| instance.record.as_mut()), self.records.get(name))
+            && started_as.spec == record.spec
         {
-            instance.record.spec = Arc::clone(&record.spec);
+            started_as.spec = Arc::clone(&record.spec);
+        }
+        // What failed on it as it was may succeed on it as it is: a command that has died is not kept waiting by a failed resize.
+        if self.observed.get(name).is_some_and(|before| has_turned(before, &seen)) {
+            self.setbacks.remove(name);
         }
         if seen == Observed::default() {
             self.observed.remove(name);
@@ -250,10 +267,24 @@ impl State {
         }
     }
 
+    /// Keeps a workload that cannot be looked at as it is, until it can.
+    pub fn blind(&mut self, name: &Name) {
+        self.blind.insert(name.clone());
+    }
+
     /// Notes that a step failed, and when to try again.
     pub fn set_back(&mut self, name: &Name, message: String, now: Timestamp) {
         let failures = self.setbacks.get(name).map_or(0, |setback| setback.failures) + 1;
         let delay = SETBACK_FIRST.saturating_mul(1 << (failures - 1).min(16)).min(SETBACK_MAX);
         self.setbacks.insert(name.clone(), Setback { message, failures, retry_at: now.plus(delay) });
     }
+}
+
+/// Whether a run has begun, ended or gone, or its group has become empty.
+fn has_turned(before: &Observed, now: &Observed) -> bool {
+    let stage = |seen: &Observed| {
+        let life = seen.instance.as_ref().map(|instance| (instance.number, mem::discriminant(&instance.life)));
+        (life, seen.group.as_ref().map(|group| group.populated))
+    };
+    stage(before) != stage(now)
 }

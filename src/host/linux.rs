@@ -4,12 +4,12 @@
 //! back, and only then a process, which is born inside. A crash between any two leaves something that names itself: a box without a
 //! process, or an empty group.
 
-use super::cgroup::{self, Backend, Entry};
+use super::cgroup::{self, Backend};
 use super::confine::{self, Plan};
 use super::gpu::Simulated;
-use super::processes::{Processes, Reaped, Run};
+use super::processes::{Processes, Reaped, Run, find_init};
 use super::spawn::{Image, Spawn, Stdio, spawn};
-use super::traces::{Boxed, Trace, Traces, make_private};
+use super::traces::{Trace, Traces, make_private};
 use super::{CpuTimes, Host, HostError, KERNEL_MIN_MAJOR, KERNEL_MIN_MINOR, Start, dev, topology};
 use crate::init;
 use crate::init::wire::{self, Step};
@@ -79,7 +79,13 @@ impl Linux {
         Ok(Linux { options, backend, image, traces, processes, mountpoint, dev, boot_id, _lock: lock })
     }
 
-    fn confine<'a>(&'a self, record: &'a Record, env: &'a BTreeMap<String, String>, tasks: &'a [PathBuf]) -> Plan<'a> {
+    fn confine<'a>(
+        &'a self,
+        record: &'a Record,
+        env: &'a BTreeMap<String, String>,
+        tasks: &'a [PathBuf],
+        hidden: &'a [PathBuf],
+    ) -> Plan<'a> {
         Plan {
             name: &record.spec.name,
             process: &record.spec.process,
@@ -88,15 +94,20 @@ impl Linux {
             shows_cgroup: self.backend.support().generation == Generation::Unified,
             mountpoint: &self.mountpoint,
             dev: &self.dev,
-            hidden: &self.options.hidden,
+            hidden,
             foreground: self.options.foreground,
         }
     }
 
     /// The steps a run was started with, to put a name to the one that failed.
     fn steps_of(&self, record: &Record) -> Vec<Step<CString>> {
-        let tasks = self.backend.entry(&record.spec.name).map(|entry| entry.tasks).unwrap_or_default();
-        confine::steps(&self.confine(record, &BTreeMap::new(), &tasks)).unwrap_or_default()
+        let (tasks, hidden) = (self.backend.tasks(&record.spec.name), self.hidden());
+        confine::steps(&self.confine(record, &BTreeMap::new(), &tasks, &hidden)).unwrap_or_default()
+    }
+
+    /// The folders to keep out of sight, where they are now: behind a link that is swapped, that changes.
+    fn hidden(&self) -> Vec<PathBuf> {
+        self.options.hidden.iter().map(|folder| out_of_sight(folder)).collect()
     }
 
     fn begin(&self, start: &Start<'_>, instance: &File) -> Result<(), HostError> {
@@ -105,9 +116,10 @@ impl Linux {
         for write in start.writes {
             self.backend.write(name, write)?;
         }
-        self.check(name, start.writes)?;
-        let Entry { directory, tasks } = self.backend.entry(name)?;
-        let plan = self.confine(record, start.env, &tasks);
+        HostError::all(self.check(name, start.writes)?)?;
+        let directory = self.backend.directory(name)?;
+        let (tasks, hidden) = (self.backend.tasks(name), self.hidden());
+        let plan = self.confine(record, start.env, &tasks, &hidden);
         let order = wire::order(&confine::steps(&plan)?, &confine::run(&plan)?);
         let logs = self.log_folder(name);
         make_private(&logs)?;
@@ -127,32 +139,37 @@ impl Linux {
         Ok(self.processes.add(&run, spawned.pid, spawned.pidfd, Some(spawned.report))?)
     }
 
-    /// Reads back what was written.
-    fn check(&self, name: &Name, writes: &[Write]) -> Result<(), HostError> {
+    /// Reads back what was written; every file that holds something else is named.
+    fn check(&self, name: &Name, writes: &[Write]) -> Result<Vec<HostError>, HostError> {
         let held = self.backend.read(name)?.unwrap_or_default().settings;
-        for Write { file, value } in writes {
-            let found = held.get(file).unwrap_or("");
-            if found != value {
-                return Err(HostError::NotHeld { file: file.clone(), wanted: value.clone(), held: found.to_owned() });
-            }
-        }
-        Ok(())
+        let differs = |write: &&Write| held.get(&write.file) != Some(write.value.as_str());
+        let not_held = |Write { file, value }: &Write| {
+            let held = held.get(file).unwrap_or("").to_owned();
+            HostError::NotHeld { file: file.clone(), wanted: value.clone(), held }
+        };
+        Ok(writes.iter().filter(differs).map(not_held).collect())
     }
 
     /// The life of the newest run, from its traces, its processes and its group.
-    fn life(&self, trace: &Trace, group: Option<&Group>) -> Result<Option<Life>, HostError> {
-        let run: Run = (trace.boxed.record.spec.name.clone(), trace.number);
+    fn life(&self, name: &Name, trace: &Trace, group: Option<&Group>) -> Result<Option<Life>, HostError> {
+        let run: Run = (name.clone(), trace.number);
         let alive = match trace.started {
             Some(started) if trace.boxed.boot_id == self.boot_id => self.processes.adopt(&run, started.init)?,
             Some(_) => false,
             None => self.processes.is_running(&run),
         };
         if alive {
-            let running = trace.started.map(|started| Life::Running { pid: started.command.pid });
-            return Ok(Some(running.unwrap_or(Life::Starting)));
+            let reported = trace.started.map(|started| started.command.pid);
+            // Init could not leave its report: the runtime directory is full.
+            let pid = match reported {
+                None => find_init(&self.backend.processes(name)?).and_then(|found| found.command),
+                reported => reported,
+            };
+            return Ok(Some(pid.map_or(Life::Starting, |pid| Life::Running { pid })));
         }
-        let oom_kills = self.backend.oom_kills(&run.0);
-        if let Some(exit) = trace.exit(&self.steps_of(&trace.boxed.record), oom_kills) {
+        let oom_kills = self.backend.oom_kills(name);
+        let steps = trace.boxed.record.as_ref().map(|record| self.steps_of(record)).unwrap_or_default();
+        if let Some(exit) = trace.exit(&steps, oom_kills) {
             return Ok(Some(Life::Ended(exit)));
         }
         let reaped = self.processes.reaped(&run);
@@ -170,11 +187,22 @@ impl Linux {
         Ok(Some(Life::Ended(Exit { instance: trace.number, outcome, at: self.now() })))
     }
 
+    /// A run whose traces are lost, told by what is in its group: an init of ours, and the command that init started.
+    fn untraced(&self, name: &Name, group: Option<&Group>) -> Result<Option<Instance>, HostError> {
+        if !group.is_some_and(|group| group.populated) {
+            return Ok(None);
+        }
+        let Some(found) = find_init(&self.backend.processes(name)?) else { return Ok(None) };
+        let alive = self.processes.adopt(&(name.clone(), 0), found.init)?;
+        let life = found.command.map_or(Life::Starting, |pid| Life::Running { pid });
+        Ok(alive.then_some(Instance { number: 0, record: None, started: None, life }))
+    }
+
     /// Takes away what a failed start has made. The first error is the one to report, so these are not.
-    fn undo(&self, name: &Name) {
+    fn undo(&self, name: &Name, instance: u64) {
         let _ = self.backend.kill(name);
         let _ = self.backend.remove(name);
-        let _ = self.traces.clear(name);
+        let _ = self.traces.abandon(name, instance);
     }
 }
 
@@ -218,36 +246,44 @@ impl Host for Linux {
     fn observe(&self, name: &Name) -> Result<Observed, HostError> {
         let group = self.backend.read(name)?;
         let instance = match self.traces.newest(name)? {
-            Some(trace) => self.life(&trace, group.as_ref())?.map(|life| Instance {
+            Some(trace) => self.life(name, &trace, group.as_ref())?.map(|life| Instance {
                 number: trace.number,
                 started: trace.started.map(|started| started.at),
                 record: trace.boxed.record,
                 life,
             }),
-            None => None,
+            None => self.untraced(name, group.as_ref())?,
         };
         Ok(Observed { instance, group })
     }
 
     fn start(&self, start: &Start<'_>) -> Result<(), HostError> {
-        let name = &start.record.spec.name;
-        self.traces.clear(name)?;
-        let boxed = Boxed { boot_id: self.boot_id.clone(), record: start.record.clone() };
-        let instance = self.traces.begin(name, &boxed)?;
-        // Whoever has the group may be running: its existence stops us, and is not ours to undo.
-        self.backend.create(name)?;
-        let begun = self.begin(start, &instance);
+        let (name, number) = (&start.record.spec.name, start.record.instance);
+        let instance = self.traces.begin(name, &self.boot_id, start.record)?;
+        // Whoever has the group may be running: its existence stops us, and neither it nor its traces are ours to undo.
+        if let Err(error) = self.backend.create(name) {
+            let _ = self.traces.abandon(name, number);
+            return Err(error.into());
+        }
+        let begun =
+            self.traces.keep_only(name, number).map_err(HostError::from).and_then(|()| self.begin(start, &instance));
         if begun.is_err() {
-            self.undo(name);
+            self.undo(name, number);
         }
         begun
     }
 
     fn resize(&self, name: &Name, writes: &[Write]) -> Result<(), HostError> {
+        let mut failed: Vec<HostError> = Vec::new();
+        let mut written = Vec::new();
         for write in writes {
-            self.backend.write(name, write)?;
+            match self.backend.write(name, write) {
+                Ok(()) => written.push(write.clone()),
+                Err(error) => failed.push(error.into()),
+            }
         }
-        self.check(name, writes)
+        failed.extend(self.check(name, &written)?);
+        HostError::all(failed)
     }
 
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError> {
@@ -284,6 +320,17 @@ impl Host for Linux {
     }
 }
 
+/// What to cover so that nobody sees into a folder. One that is reached by a link beside what the link is swapped between (git-sync, an
+/// atomic symlink deployment) is hidden with all its revisions, the coming ones included.
+fn out_of_sight(folder: &Path) -> PathBuf {
+    let Ok(real) = folder.canonicalize() else { return folder.to_owned() };
+    let parent = |path: &Path| path.parent().and_then(|parent| parent.canonicalize().ok());
+    match (folder.is_symlink(), parent(folder)) {
+        (true, Some(common)) if common != Path::new("/") && real.starts_with(&common) => common,
+        _ => real,
+    }
+}
+
 fn check_kernel(release: &str) -> Result<(), HostError> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
     let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -305,6 +352,22 @@ fn read_fact(what: &'static str, path: &str) -> Result<String, HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_linked_folder_is_hidden_with_the_revisions_beside_it() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().canonicalize().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        for folder in ["plain", "sync/rev-1", "links"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        std::os::unix::fs::symlink("rev-1", root.join("sync/current")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), root.join("links/far")).unwrap();
+        assert_eq!(out_of_sight(&root.join("plain")), root.join("plain"));
+        assert_eq!(out_of_sight(&root.join("sync/current")), root.join("sync"));
+        assert_eq!(out_of_sight(&root.join("links/far")), elsewhere.path().canonicalize().unwrap());
+        assert_eq!(out_of_sight(&root.join("gone")), root.join("gone"));
+    }
 
     #[test]
     fn old_kernels_are_refused_by_name() {

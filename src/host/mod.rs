@@ -1,7 +1,7 @@
 //! The host: the only module that touches kernel, clock and devices.
 //!
-//! [`Host`] is what the rest of the program needs of a machine; [`linux::Linux`] is the real one. Every call blocks, briefly, and belongs
-//! on a thread of its own; none makes a choice.
+//! [`Host`] is what the rest of the program needs of a machine; [`linux::Linux`] is the real one. Calls may wait for the kernel and belong
+//! on a thread of their own, but for [`Host::now`] and [`Host::cpu_times`], which take microseconds; none makes a choice.
 
 pub mod cgroup;
 pub mod confine;
@@ -108,6 +108,11 @@ pub enum HostError {
         "the kernel is {release}, expected {KERNEL_MIN_MAJOR}.{KERNEL_MIN_MINOR} or newer\n  help: it lacks cgroup.kill; install a newer kernel"
     )]
     Kernel { release: String },
+    #[error("looking at it ended in a panic")]
+    Panicked,
+    /// Several at once, none hiding another.
+    #[error("{}", .0.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; "))]
+    Several(Vec<HostError>),
     #[error("{file} holds {held:?} after {wanted:?} was written to it")]
     NotHeld { file: String, wanted: String, held: String },
     #[error("cannot read {what}")]
@@ -116,4 +121,30 @@ pub enum HostError {
     Logs { path: PathBuf, source: io::Error },
     #[error("cannot remove the log folder {path}")]
     RemoveLogs { path: PathBuf, source: io::Error },
+}
+
+impl HostError {
+    /// Nothing, one error, or all of them.
+    fn all(mut errors: Vec<HostError>) -> Result<(), HostError> {
+        match (errors.pop(), errors.is_empty()) {
+            (None, _) => Ok(()),
+            (Some(error), true) => Err(error),
+            (Some(error), false) => {
+                errors.push(error);
+                Err(HostError::Several(errors))
+            }
+        }
+    }
+}
+
+/// An error and all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

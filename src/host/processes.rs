@@ -21,6 +21,9 @@ use std::thread;
 /// Events taken at once; more come with the next call.
 const EVENTS_MAX: usize = 64;
 
+/// What init calls itself (the kernel keeps 15 bytes of it).
+const COMM: &str = "containerctl-init";
+
 /// What cannot be watched or signalled.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -205,6 +208,36 @@ pub fn is_alive(process: Process) -> bool {
         .and_then(|pid| procfs::process::Process::new(pid).ok())
         .and_then(|found| found.stat().ok());
     stat.is_some_and(|stat| stat.starttime == process.start_ticks && stat.state != 'Z' && stat.state != 'X')
+}
+
+/// An init of ours, and the host's number of the command it started, if it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Init {
+    pub init: Process,
+    pub command: Option<u32>,
+}
+
+/// The init among the processes of a group, told by what the kernel says of them: its name, and number 1 in a pid namespace. The command
+/// is the namespace's second process, once it no longer bears init's name.
+pub fn find_init(pids: &[u32]) -> Option<Init> {
+    let mut found: Option<Process> = None;
+    let mut command = None;
+    for pid in pids {
+        let process = i32::try_from(*pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok());
+        let Some(status) = process.as_ref().and_then(|process| process.status().ok()) else { continue };
+        let inner =
+            status.nspid.as_ref().filter(|numbers| numbers.len() > 1).and_then(|numbers| numbers.last().copied());
+        let is_ours = COMM.starts_with(&status.name);
+        match inner {
+            Some(1) if is_ours => {
+                let stat = process.and_then(|process| process.stat().ok())?;
+                found = Some(Process { pid: *pid, start_ticks: stat.starttime });
+            }
+            Some(2) if !is_ours => command = Some(*pid),
+            _ => {}
+        }
+    }
+    found.map(|init| Init { init, command })
 }
 
 #[cfg(test)]

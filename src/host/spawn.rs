@@ -13,9 +13,8 @@
 
 use crate::init::supervise::fds;
 use crate::init::sys;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use rustix::fs::{SealFlags, fcntl_add_seals};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals};
 use std::arch::asm;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs::File;
@@ -40,7 +39,9 @@ const FIRST_FREE_FD: i32 = 16;
 /// What went wrong with starting init.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
-    #[error("cannot keep containerctl-init in memory")]
+    #[error(
+        "cannot keep containerctl-init in memory (help: with the sysctl vm.memfd_noexec at 2 nothing may be executed from there, set it to 1)"
+    )]
     Image(#[source] io::Error),
     #[error("cannot pass the order to containerctl-init")]
     Order(#[source] io::Error),
@@ -59,8 +60,7 @@ pub struct Image(OwnedFd);
 impl Image {
     pub fn load(program: &[u8]) -> Result<Image, SpawnError> {
         let failed = |error: io::Error| SpawnError::Image(error);
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let fd = memfd_create(c"containerctl-init", flags).map_err(|errno| failed(errno.into()))?;
+        let fd = memory_file(c"containerctl-init", MemfdFlags::ALLOW_SEALING, MemfdFlags::EXEC).map_err(failed)?;
         let mut file = File::from(fd);
         file.write_all(program).map_err(failed)?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
@@ -176,8 +176,17 @@ pub fn spawn(image: &Image, spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
     Ok(Spawned { pid, pidfd, report })
 }
 
+/// A memory file that says whether it is to be executed, as `vm.memfd_noexec` may demand (Linux 6.3; older kernels know no such word).
+fn memory_file(name: &CStr, flags: MemfdFlags, executable: MemfdFlags) -> io::Result<OwnedFd> {
+    let flags = flags | MemfdFlags::CLOEXEC;
+    match rustix::fs::memfd_create(name, flags | executable) {
+        Err(rustix::io::Errno::INVAL) => Ok(rustix::fs::memfd_create(name, flags)?),
+        made => Ok(made?),
+    }
+}
+
 fn order_file(order: &[u8]) -> Result<OwnedFd, SpawnError> {
-    let fd = memfd_create(c"order", MFdFlags::MFD_CLOEXEC).map_err(|errno| SpawnError::Order(errno.into()))?;
+    let fd = memory_file(c"order", MemfdFlags::empty(), MemfdFlags::NOEXEC_SEAL).map_err(SpawnError::Order)?;
     let mut file = File::from(fd);
     file.write_all(order).map_err(SpawnError::Order)?;
     Ok(file.into())
@@ -242,7 +251,7 @@ unsafe fn clone3(args: &CloneArgs, entry: unsafe extern "C" fn(*mut c_void) -> !
     result
 }
 
-/// The child: puts the descriptors where init looks for them and becomes it. Everything else is close-on-exec.
+/// The child: puts the descriptors where init looks for them and becomes it, which closes everything else.
 unsafe extern "C" fn enter(argument: *mut c_void) -> ! {
     // SAFETY: `clone` passes its `Child`, which lives until we have executed or exited.
     let child = unsafe { &mut *argument.cast::<Child>() };

@@ -1,25 +1,28 @@
-//! What a run leaves in the runtime directory: `workloads/<name>/<instance>/`, with `box.json` (written by the controller before anything
+//! What a run leaves in the runtime directory: `workloads/<name>/<instance>/`, with `box` (written by the controller before anything
 //! runs), `started` and `exit` (written by init).
 //!
 //! This is what makes adoption possible without a database: the record a run was started from, and who its processes are. The directory
-//! is on a tmpfs in practice and gone after a reboot; `box.json` carries the boot id for when it is not.
+//! is on a tmpfs in practice and gone after a reboot; `box` begins with the boot id for when it is not. What follows is the record as the
+//! database keeps it, version and checksum included, so that a newer or older controller reads it as far as it can.
 
 use super::confine;
 use crate::init::wire::Step;
+use crate::model::codec;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::name::Name;
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
-use serde::{Deserialize, Serialize};
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes of `started` or `exit` that are read; init writes a line of at most 128.
-const REPORT_BYTES_MAX: usize = 256;
+const REPORT_BYTES_MAX: u64 = 256;
+/// Bytes of `box` that are read. A record holds at most one manifest document (1 MiB) and a few lines about it.
+const BOX_BYTES_MAX: u64 = 8 << 20;
 
 /// What cannot be kept or found there.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +37,12 @@ pub enum TraceError {
     Remove { path: PathBuf, source: io::Error },
 }
 
-/// `box.json`: what a run was started from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// `box`: what a run was started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boxed {
     pub boot_id: String,
-    pub record: Record,
+    /// None if this version cannot read it.
+    pub record: Option<Record>,
 }
 
 /// The traces of one run.
@@ -93,28 +96,40 @@ impl Traces {
         self.root.join(name.as_str())
     }
 
-    /// Makes the folder of a run and puts `box.json` in it, whole or not at all. Answers the open folder.
-    pub fn begin(&self, name: &Name, boxed: &Boxed) -> Result<File, TraceError> {
-        let folder = self.of(name).join(boxed.record.instance.to_string());
+    /// Makes the folder of a run and puts `box` in it, whole or not at all. Answers the open folder.
+    pub fn begin(&self, name: &Name, boot_id: &str, record: &Record) -> Result<File, TraceError> {
+        let folder = self.of(name).join(record.instance.to_string());
         make_private(&self.of(name))?;
         make_private(&folder)?;
-        let path = folder.join("box.json");
+        let path = folder.join("box");
         let failed = |source| TraceError::Write { path: path.clone(), source };
         let aside = folder.join("box.tmp");
-        let text = serde_json::to_vec(boxed).map_err(|error| failed(error.into()))?;
-        fs::write(&aside, text).map_err(failed)?;
+        let mut bytes = format!("{boot_id}\n").into_bytes();
+        bytes.extend(codec::encode(record).map_err(|error| failed(error.into()))?);
+        fs::write(&aside, bytes).map_err(failed)?;
         fs::rename(&aside, &path).map_err(failed)?;
         File::open(&folder).map_err(|source| TraceError::Read { path: folder, source })
     }
 
-    /// The newest run that left a readable `box.json`. One without was never begun: the box is written before anything else.
+    /// Removes the folder of one run.
+    pub fn abandon(&self, name: &Name, number: u64) -> Result<(), TraceError> {
+        remove(&self.of(name).join(number.to_string()))
+    }
+
+    /// Removes the folders of all runs but one.
+    pub fn keep_only(&self, name: &Name, number: u64) -> Result<(), TraceError> {
+        let others = self.numbers(name)?.into_iter().filter(|other| *other != number);
+        others.map(|other| self.abandon(name, other)).collect()
+    }
+
+    /// The newest run that left a `box`. One without was never begun: the box is written before anything else.
     pub fn newest(&self, name: &Name) -> Result<Option<Trace>, TraceError> {
         let mut numbers = self.numbers(name)?;
         while let Some(number) = numbers.pop() {
             let folder = self.of(name).join(number.to_string());
-            let Some(text) = read(&folder.join("box.json"))? else { continue };
-            let Ok(boxed) = serde_json::from_str::<Boxed>(&text) else { continue };
-            let report = |file: &str| Ok(read(&folder.join(file))?.as_deref().and_then(parse_report));
+            let Some(bytes) = read(&folder.join("box"), BOX_BYTES_MAX)? else { continue };
+            let boxed = parse_box(&bytes);
+            let report = |file: &str| Ok(read(&folder.join(file), REPORT_BYTES_MAX)?.as_deref().and_then(parse_report));
             let started = report("started")?.as_ref().and_then(parse_started);
             return Ok(Some(Trace { number, boxed, started, end: report("exit")? }));
         }
@@ -129,17 +144,22 @@ impl Traces {
 
     /// Every workload with a trace.
     pub fn names(&self) -> Result<Vec<Name>, TraceError> {
-        Ok(entries(&self.root)?.iter().filter_map(|entry| entry.parse().ok()).collect())
+        let is_folder = |entry: &&String| self.root.join(entry).is_dir();
+        Ok(entries(&self.root)?.iter().filter(is_folder).filter_map(|entry| entry.parse().ok()).collect())
     }
 
     /// Removes every trace of a workload.
     pub fn clear(&self, name: &Name) -> Result<(), TraceError> {
-        let path = self.of(name);
-        match fs::remove_dir_all(&path) {
-            Ok(()) => Ok(()),
-            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(TraceError::Remove { path, source }),
+        remove(&self.of(name))
+    }
+}
+
+fn remove(path: &Path) -> Result<(), TraceError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(TraceError::Remove { path: path.to_owned(), source })
         }
+        _ => Ok(()),
     }
 }
 
@@ -163,16 +183,25 @@ fn entries(folder: &Path) -> Result<Vec<String>, TraceError> {
     Ok(names)
 }
 
-fn read(path: &Path) -> Result<Option<String>, TraceError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+/// The beginning of a file, `None` if there is no such file.
+fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, TraceError> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(bytes_max).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TraceError::Read { path: path.to_owned(), source }),
     }
 }
 
-fn parse_report(line: &str) -> Option<Report> {
-    let line = line.get(..REPORT_BYTES_MAX).unwrap_or(line);
+fn parse_box(bytes: &[u8]) -> Boxed {
+    let line_end = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+    let (boot_id, rest) = bytes.split_at(line_end);
+    let record = rest.get(1..).and_then(|record| codec::decode(record).ok());
+    Boxed { boot_id: String::from_utf8_lossy(boot_id).into_owned(), record }
+}
+
+fn parse_report(line: &[u8]) -> Option<Report> {
+    let line = str::from_utf8(line).ok()?;
     let mut words = line.split_whitespace();
     let word = words.next()?.to_owned();
     let mut numbers: Vec<u64> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
@@ -198,6 +227,9 @@ pub fn outcome(report: &Report, steps: &[Step<CString>], command: &str, workdir:
         "killed" if number(0) == 9 && oom_kills > 0 => Outcome::OutOfMemory,
         "killed" => Outcome::Killed { signal: Signal(small(number(0))) },
         "unexecutable" if number(0) == ENOENT => Outcome::NotFound { command: command.to_owned() },
+        "uninterpretable" => Outcome::NotStarted {
+            reason: format!("cannot execute {command}: the interpreter of its #! line, or its ELF loader, is missing"),
+        },
         "unexecutable" => Outcome::NotStarted { reason: format!("cannot execute {command}: {}", errno(0)) },
         "workdir" => Outcome::NotStarted { reason: format!("cannot enter workdir {workdir}: {}", errno(0)) },
         "identity" => Outcome::NotStarted { reason: format!("cannot take the user it is to run as: {}", errno(0)) },
@@ -214,9 +246,10 @@ impl Trace {
     /// The end init reported, if it did.
     pub fn exit(&self, steps: &[Step<CString>], oom_kills: u64) -> Option<Exit> {
         let report = self.end.as_ref()?;
-        let process = &self.boxed.record.spec.process;
-        let command = process.command.first().map_or("", String::as_str);
-        let outcome = outcome(report, steps, command, &process.workdir, oom_kills);
+        let process = self.boxed.record.as_ref().map(|record| &record.spec.process);
+        let command = process.and_then(|process| process.command.first()).map_or("the command", String::as_str);
+        let workdir = process.map_or("", |process| process.workdir.as_str());
+        let outcome = outcome(report, steps, command, workdir, oom_kills);
         Some(Exit { instance: self.number, outcome, at: report.at })
     }
 }
@@ -226,30 +259,38 @@ mod tests {
     use super::*;
     use crate::manifest::parse;
 
-    fn boxed(instance: u64) -> Boxed {
+    fn record(instance: u64) -> Record {
         let (spec, origin) = parse("web.yaml", b"command: x").workloads.into_iter().next().unwrap();
-        let record = Record { instance, ..Record::new(spec, origin) };
-        Boxed { boot_id: "boot".to_owned(), record }
+        Record { instance, ..Record::new(spec, origin) }
     }
 
     #[test]
-    fn the_newest_run_with_a_whole_box_counts() {
+    fn the_newest_run_with_a_box_counts() {
         let runtime = tempfile::tempdir().unwrap();
         let traces = Traces::open(runtime.path()).unwrap();
         let name: Name = "web".parse().unwrap();
         assert_eq!(traces.newest(&name).unwrap(), None);
-        traces.begin(&name, &boxed(9)).unwrap();
-        traces.begin(&name, &boxed(10)).unwrap();
+        traces.begin(&name, "boot", &record(9)).unwrap();
+        traces.begin(&name, "boot", &record(10)).unwrap();
         let folder = runtime.path().join("workloads/web");
         fs::write(folder.join("10/started"), "started 100 5 101 6 1795464785 42000000\n").unwrap();
         fs::create_dir(folder.join("11")).unwrap();
-        fs::create_dir(folder.join("12")).unwrap();
-        fs::write(folder.join("12/box.json"), "{\"boo").unwrap();
+        fs::write(runtime.path().join("workloads/stray"), "").unwrap();
         let newest = traces.newest(&name).unwrap().unwrap();
         assert_eq!((newest.number, newest.end), (10, None));
+        assert_eq!(newest.boxed, Boxed { boot_id: "boot".to_owned(), record: Some(record(10)) });
         assert_eq!(newest.started.unwrap().command, Process { pid: 101, start_ticks: 6 });
         assert_eq!(newest.started.unwrap().at, Timestamp(1_795_464_785_042));
         assert_eq!(traces.names().unwrap(), std::slice::from_ref(&name));
+        // A later version's record, or a damaged one, is no reason to forget that something runs.
+        fs::create_dir(folder.join("12")).unwrap();
+        fs::write(folder.join("12/box"), b"boot\n\x09later").unwrap();
+        fs::write(folder.join("12/started"), "started 100 5 101 6 1795464785 42000000\n").unwrap();
+        let newest = traces.newest(&name).unwrap().unwrap();
+        assert_eq!(newest.boxed, Boxed { boot_id: "boot".to_owned(), record: None });
+        assert!(newest.started.is_some());
+        traces.keep_only(&name, 10).unwrap();
+        assert_eq!(traces.newest(&name).unwrap().unwrap().number, 10);
         traces.clear(&name).unwrap();
         traces.clear(&name).unwrap();
         assert_eq!(traces.names().unwrap(), []);
@@ -259,18 +300,22 @@ mod tests {
     fn reports_become_outcomes_in_words() {
         let steps = [Step::Hostname { name: c"web".into() }];
         let check = |line: &str, oom_kills| {
-            outcome(&parse_report(line).unwrap(), &steps, "stress", "/srv", oom_kills).to_string()
+            outcome(&parse_report(line.as_bytes()).unwrap(), &steps, "stress", "/srv", oom_kills).to_string()
         };
         assert_eq!(check("exited 3 1 2\n", 0), "exited with code 3");
         assert_eq!(check("killed 9 1 2\n", 0), "killed by SIGKILL");
         assert_eq!(check("killed 9 1 2\n", 1), "killed: out of memory within its limit");
         assert_eq!(check("unexecutable 2 1 2\n", 0), "command not found: stress");
         assert_eq!(check("unexecutable 13 1 2\n", 0), "cannot execute stress: Permission denied (os error 13)");
+        assert_eq!(
+            check("uninterpretable 2 1 2\n", 0),
+            "cannot execute stress: the interpreter of its #! line, or its ELF loader, is missing"
+        );
         assert_eq!(check("workdir 2 1 2\n", 0), "cannot enter workdir /srv: No such file or directory (os error 2)");
         assert_eq!(check("failed 0 1 1 2\n", 0), "cannot set the host name web: Operation not permitted (os error 1)");
         assert_eq!(check("failed 7 1 1 2\n", 0), "cannot do step 7: Operation not permitted (os error 1)");
         for torn in ["", "exited", "exited 3", "exited x 1 2", "exited 99999999999999999999 1 2"] {
-            assert_eq!(parse_report(torn), None, "{torn:?}");
+            assert_eq!(parse_report(torn.as_bytes()), None, "{torn:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns: reading the two pipes, cutting text into lines, the file `log` and its older siblings `log.1`, `log.2`, ... in one folder.
 //! Invariants: nothing here waits for a reader or for space (what the disk refuses is dropped and counted); a text that does not end in
-//! a newline yet is written at once as a part (`P`), so no line is held in memory; a file never exceeds its bound by more than one read.
+//! a newline yet is written at once as a part (`P`), so no line is held in memory; a file exceeds its bound by one gathered write at most.
 //!
 //! The format is the Kubernetes container runtime's (`design-proposals/.../kubelet-cri-logging.md`), which log shippers read as it is.
 
@@ -31,14 +31,23 @@ pub struct Log {
     bytes_max: u64,
     files_max: u64,
     dropped: u64,
+    /// The disk took only a part of the last write: the line it ends in has no newline.
+    torn: bool,
 }
 
 impl Log {
     /// Opens the current file for appending; one that cannot be opened is tried again when there is something to write.
     #[must_use]
     pub fn open(folder: Fd, bytes_max: u64, files_max: u64) -> Log {
-        let mut log =
-            Log { folder, file: None, written: 0, bytes_max, files_max: files_max.clamp(1, FILES_MAX), dropped: 0 };
+        let mut log = Log {
+            folder,
+            file: None,
+            written: 0,
+            bytes_max,
+            files_max: files_max.clamp(1, FILES_MAX),
+            dropped: 0,
+            torn: false,
+        };
         log.reopen();
         log
     }
@@ -57,20 +66,12 @@ impl Log {
     }
 
     fn append(&mut self, stream: Stream, text: &[u8]) {
-        if self.written >= self.bytes_max {
-            self.rotate();
-        }
-        if self.file.is_none() {
-            self.reopen();
-        }
-        if self.dropped > 0 {
-            self.confess();
-        }
         let (seconds, nanos) = sys::now();
         let time = rfc3339(seconds, nanos);
         let heads = [head(time, stream, b'F'), head(time, stream, b'P')];
         let mut lines = text.split_inclusive(|&byte| byte == b'\n').peekable();
         while lines.peek().is_some() {
+            self.make_ready();
             let mut pieces = [IoVec::of(b""); LINES_MAX * 3];
             let (mut used, mut len) = (0, 0);
             for (slots, line) in pieces.chunks_exact_mut(3).zip(lines.by_ref()) {
@@ -85,15 +86,31 @@ impl Log {
         }
     }
 
+    fn make_ready(&mut self) {
+        if self.written >= self.bytes_max {
+            self.rotate();
+        }
+        if self.file.is_none() {
+            self.reopen();
+        }
+        if self.dropped > 0 {
+            self.confess();
+        }
+    }
+
     /// Writes once. What the disk does not take is dropped: a workload must never wait for, or die of, a full log disk.
     fn write(&mut self, pieces: &[IoVec<'_>], len: usize) {
         let Some(file) = self.file else {
             self.dropped = self.dropped.saturating_add(len as u64);
             return;
         };
-        match sys::writev(file, pieces) {
-            Ok(written) => self.written = self.written.saturating_add(written as u64),
-            Err(_) => self.dropped = self.dropped.saturating_add(len as u64),
+        let whole: usize = pieces.iter().map(IoVec::len).sum();
+        let written = sys::writev(file, pieces).unwrap_or(0);
+        self.written = self.written.saturating_add(written as u64);
+        if written < whole {
+            // Heads and text are not told apart in a part of a write, so this is "about".
+            self.dropped = self.dropped.saturating_add(len.min(whole - written) as u64);
+            self.torn |= written > 0;
         }
     }
 
@@ -104,13 +121,19 @@ impl Log {
         let head = head(rfc3339(seconds, nanos), Stream::Stderr, b'F');
         let mut number = [0u8; 20];
         let pieces = [
+            IoVec::of(if self.torn { b"\n" } else { b"" }),
             IoVec::of(&head),
             IoVec::of(b"containerctl-init: the log disk refused about "),
             IoVec::of(decimal(self.dropped, &mut number)),
             IoVec::of(b" bytes of output before this line\n"),
         ];
-        if sys::writev(file, &pieces).is_ok() {
-            self.dropped = 0;
+        let whole: usize = pieces.iter().map(IoVec::len).sum();
+        let written = sys::writev(file, &pieces).unwrap_or(0);
+        self.written = self.written.saturating_add(written as u64);
+        if written == whole {
+            (self.dropped, self.torn) = (0, false);
+        } else {
+            self.torn |= written > 0;
         }
     }
 
@@ -127,6 +150,7 @@ impl Log {
         if self.files_max == 1 {
             let _ = sys::unlink(self.folder, c"log");
         }
+        self.torn = false;
         self.reopen();
     }
 

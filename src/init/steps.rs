@@ -1,6 +1,6 @@
 //! Carrying out the steps of an order. Owns nothing, decides nothing: each step is one or a few system calls, verbatim.
 
-use super::sys::{self, Errno, Fd, MountAttr, Result};
+use super::sys::{self, Errno, Fd, MountAttr, ResourceLimit, Result};
 use super::wire::{SLOTS_MAX, Step};
 use core::ffi::CStr;
 
@@ -35,6 +35,8 @@ impl Default for Slots {
 pub fn perform(step: &Step<&CStr>, slots: &mut Slots) -> Result<()> {
     match *step {
         Step::WriteFile { path, content } => write_file(path, content.to_bytes()),
+        Step::ResetScheduling {} => reset_scheduling(),
+        Step::LimitResource { resource, soft, hard } => limit_resource(resource as u32, ResourceLimit { soft, hard }),
         Step::NewSession {} => sys::setsid(),
         Step::DieWithParent {} => sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0).map(drop),
         Step::Unshare { flags } => sys::unshare(flags),
@@ -50,7 +52,7 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots) -> Result<()> {
         }
         Step::Bind { source, target, set, optional } => {
             // Looked for before anything is copied: letting go of an unused mount tree costs an RCU grace period, 50 us.
-            if optional != 0 && !(exists(source) && exists(target)) {
+            if optional != 0 && !(sys::exists(source) && sys::exists(target)) {
                 return Ok(());
             }
             attach(grab(source, set, 0, 0)?, target)
@@ -70,6 +72,30 @@ fn write_file(path: &CStr, content: &[u8]) -> Result<()> {
     result
 }
 
+/// An affinity mask would be intersected with the cpuset for ever (since Linux 6.2), a low OOM score make the workload unkillable by its
+/// own limit. Lowering a niceness or a score that is high needs a capability the controller may lack: then it stays, and starves no other.
+fn reset_scheduling() -> Result<()> {
+    sys::set_affinity_to_all()?;
+    let lenient = |result| match result {
+        Err(Errno::PERM | Errno::ACCES) => Ok(()),
+        result => result,
+    };
+    lenient(sys::set_usual_scheduling())?;
+    lenient(write_file(c"/proc/self/oom_score_adj", b"0"))
+}
+
+/// Without CAP_SYS_RESOURCE a hard limit can only be lowered (setrlimit(2)): then both are as near as they may be.
+fn limit_resource(resource: u32, wanted: ResourceLimit) -> Result<()> {
+    match sys::set_resource_limit(resource, wanted) {
+        Err(Errno::PERM) => {
+            let held = sys::resource_limit(resource)?;
+            let (soft, hard) = (wanted.soft.min(held.hard), wanted.hard.min(held.hard));
+            sys::set_resource_limit(resource, ResourceLimit { soft, hard })
+        }
+        result => result,
+    }
+}
+
 /// Makes something to mount a tree on. Whether the tree is a folder shows in looking for `.` in it.
 fn make_target(tree: Fd, target: &CStr) -> Result<()> {
     let flags = sys::O_PATH | sys::O_CLOEXEC;
@@ -86,11 +112,6 @@ fn make_target(tree: Fd, target: &CStr) -> Result<()> {
         Err(Errno::EXIST) => Ok(()),
         made => made,
     }
-}
-
-fn exists(path: &CStr) -> bool {
-    let opened = sys::openat(sys::AT_FDCWD, path, sys::O_PATH | sys::O_CLOEXEC, 0);
-    opened.map(sys::close).is_ok()
 }
 
 /// A detached copy of a mount, or with `AT_RECURSIVE` of the tree below it (open_tree(2)): nobody sees it before it is complete, and it

@@ -27,6 +27,10 @@ pub mod fds {
 const NOT_STARTED: i32 = 125;
 /// Exit code of a command ended by a signal, plus the signal, as shells have it.
 const SIGNALLED: i32 = 128;
+/// The usual gid of nobody: the overflow gid of the kernel and `nogroup` of Debian.
+const NOBODY: u32 = 65534;
+/// Between two looks where the kernel will not wait for us.
+const LOOK_AGAIN_MS: u32 = 100;
 /// Bytes of the longest report: a word and four numbers.
 const REPORT_MAX: usize = 128;
 /// Stack of the child between vfork and execve: a dozen system calls and no recursion. A page of it is touched.
@@ -58,6 +62,11 @@ pub fn run(memory: &mut Memory) -> i32 {
     // mode checking": not dumpable needs CAP_SYS_PTRACE).
     let _ = sys::prctl(sys::PR_SET_DUMPABLE, 0, 0);
     let _ = sys::prctl(sys::PR_SET_NAME, c"containerctl-init".as_ptr() as usize, 0);
+    // What the controller was started with (a lock of the shell's, a jobserver, a directory of the host's) is none of the workload's: a
+    // descriptor on a host directory would be a way out of the box (CVE-2024-21626). Without this nothing is started.
+    if let Err(errno) = sys::close_from(fds::LOGS + 1) {
+        return refuse(&Report::new(b"unprepared").errno(errno));
+    }
     // Modes in the steps are meant as they are written; the command gets a usual mask.
     sys::umask(0);
     // All signals wait for the signalfd: none may take its default action on a PID 1 that is doing set-up.
@@ -68,12 +77,14 @@ pub fn run(memory: &mut Memory) -> i32 {
             tell(&report);
             watch(started, &mut memory.buffer)
         }
-        Err(report) => {
-            publish(c"exit", &report);
-            tell(&report);
-            NOT_STARTED
-        }
+        Err(report) => refuse(&report),
     }
+}
+
+fn refuse(report: &Report) -> i32 {
+    publish(c"exit", report);
+    tell(report);
+    NOT_STARTED
 }
 
 struct Started {
@@ -116,8 +127,9 @@ struct Child<'a> {
 
 fn launch(run: Run<'_>, stack: &mut [u8], host_proc: Fd) -> core::result::Result<(Started, Report), Report> {
     let setup = |errno| Report::new(b"unprepared").errno(errno);
-    // Every signal but SIGPIPE, which our own write to a reader that has gone would raise and nobody sends on purpose.
-    let signals = sys::signalfd(!(1 << (sys::SIGPIPE - 1))).map_err(setup)?;
+    // Every signal but the two that our own writes may raise, to a reader that has gone or past a limit on file sizes.
+    let own_doing = 1 << (sys::SIGPIPE - 1) | 1 << (sys::SIGXFSZ - 1);
+    let signals = sys::signalfd(!own_doing).map_err(setup)?;
     let (bytes_max, files_max) = (run.log_bytes_max, run.log_files_max);
     let mut child = Child { run, output: None, host_proc, identity: (0, 0), failure: None };
     let mut readers = None;
@@ -141,6 +153,9 @@ fn launch(run: Run<'_>, stack: &mut [u8], host_proc: Fd) -> core::result::Result
         sys::close(err);
     }
     let output = readers.map(|(out, err)| (out, err, Log::open(fds::LOGS, bytes_max, files_max)));
+    // A workload of our own uid could otherwise take our descriptors away with prlimit(2), which asks for real, effective and saved ids to
+    // be the caller's, or a capability; one odd id is enough to fail that.
+    let _ = sys::set_saved_gid(NOBODY);
     // From here on init only reads pipes, writes its two folders and signals its command, which may have another uid.
     let _ = sys::set_capabilities(1 << sys::CAP_KILL);
     Ok((Started { command: pid, signals, output }, report))
@@ -181,6 +196,8 @@ fn become_command(child: &mut Child<'_>) -> core::result::Result<Never, (&'stati
     for path in child.run.candidates.iter() {
         // SAFETY: both arrays were built by `pointers` out of the order, which stays mapped until we have executed.
         match unsafe { sys::execve(path, argv, envp) } {
+            // The file is there: what it names on its `#!` line, or as its loader, is not (execve(2)).
+            Errno::NOENT if sys::exists(path) => return Err((b"uninterpretable", Errno::NOENT)),
             Errno::NOENT | Errno::NOTDIR => {}
             // As execvp(3): a file that may not be executed is remembered, and a later one on the path may still do.
             Errno::ACCES => reason = Errno::ACCES,
@@ -219,8 +236,10 @@ fn watch(mut started: Started, buffer: &mut [u8; READ_MAX]) -> i32 {
     let (out, err) = started.output.as_ref().map_or((-1, -1), |(out, err, _)| (*out, *err));
     (fds[1].fd, fds[2].fd) = (out, err);
     loop {
-        if sys::poll(&mut fds).is_err() {
-            continue;
+        match sys::poll(&mut fds) {
+            Err(Errno::INTR) => continue,
+            Err(_) => look(&mut fds),
+            Ok(_) => {}
         }
         if let Some((_, _, log)) = &mut started.output {
             for (place, stream) in fds[1..].iter_mut().zip([Stream::Stdout, Stream::Stderr]) {
@@ -237,6 +256,16 @@ fn watch(mut started: Started, buffer: &mut [u8; READ_MAX]) -> i32 {
             return finish(status);
         }
     }
+}
+
+/// Stands in for a poll that the kernel refuses: looks at everything now and then. Only reading a signalfd never waits.
+fn look(fds: &mut [PollFd; 3]) {
+    sys::pause(LOOK_AGAIN_MS);
+    for place in fds.iter_mut().filter(|place| place.fd >= 0) {
+        place.revents = 0;
+        let _ = sys::poll_now(core::slice::from_mut(place));
+    }
+    fds[0].revents = sys::POLLIN;
 }
 
 /// Forwards what was sent to us and reaps what has ended. Answers the command's wait status once there is one.

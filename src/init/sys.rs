@@ -18,6 +18,7 @@ compile_error!("containerctl runs on x86-64 Linux only; system call numbers for 
 pub struct Errno(pub i32);
 
 impl Errno {
+    pub const PERM: Errno = Errno(1);
     pub const NOENT: Errno = Errno(2);
     pub const INTR: Errno = Errno(4);
     pub const AGAIN: Errno = Errno(11);
@@ -53,6 +54,7 @@ pub const CLONE_VFORK: u64 = 0x4000;
 pub const SIGKILL: i32 = 9;
 pub const SIGPIPE: i32 = 13;
 pub const SIGCHLD: i32 = 17;
+pub const SIGXFSZ: i32 = 25;
 /// One past the highest signal (signal(7): 64 is SIGRTMAX).
 pub const SIGNALS_END: i32 = 65;
 pub const SI_KERNEL: i32 = 0x80;
@@ -76,6 +78,7 @@ pub const MNT_DETACH: i32 = 2;
 pub const OPEN_TREE_CLONE: u32 = 1;
 pub const OPEN_TREE_CLOEXEC: u32 = O_CLOEXEC;
 pub const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+pub const MOVE_MOUNT_T_SYMLINKS: u32 = 0x10;
 
 pub const PROT_READ: i32 = 1;
 pub const PROT_WRITE: i32 = 2;
@@ -117,6 +120,12 @@ mod nr {
     pub const UNLINKAT: usize = 263;
     pub const RENAMEAT: usize = 264;
     pub const UNSHARE: usize = 272;
+    pub const FACCESSAT: usize = 269;
+    pub const PRLIMIT64: usize = 302;
+    pub const SCHED_SETSCHEDULER: usize = 144;
+    pub const SCHED_SETAFFINITY: usize = 203;
+    pub const SETPRIORITY: usize = 141;
+    pub const CLOSE_RANGE: usize = 436;
     pub const SIGNALFD4: usize = 289;
     pub const DUP3: usize = 292;
     pub const PIPE2: usize = 293;
@@ -186,6 +195,11 @@ impl<'a> IoVec<'a> {
     pub fn of(bytes: &'a [u8]) -> IoVec<'a> {
         IoVec { base: bytes.as_ptr(), len: bytes.len(), bytes: PhantomData }
     }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
 }
 
 /// Writes the pieces in order; answers how many bytes went out, which may be fewer than given.
@@ -205,6 +219,11 @@ pub fn close(fd: Fd) {
 pub fn size_of_file(fd: Fd) -> Result<u64> {
     const SEEK_END: i32 = 2;
     call!(nr::LSEEK, fd, 0, SEEK_END).map(|at| at as u64)
+}
+
+/// Closes `first` and every descriptor above it (close_range(2), Linux 5.9).
+pub fn close_from(first: Fd) -> Result<()> {
+    call!(nr::CLOSE_RANGE, first, u32::MAX, 0).map(drop)
 }
 
 pub fn dup3(from: Fd, to: Fd, flags: u32) -> Result<()> {
@@ -243,6 +262,11 @@ pub fn poll(fds: &mut [PollFd]) -> Result<usize> {
 /// Looks without waiting.
 pub fn poll_now(fds: &mut [PollFd]) -> Result<usize> {
     call!(nr::POLL, fds.as_mut_ptr(), fds.len(), 0)
+}
+
+/// Sleeps: poll(2) with nothing to wait for takes any limit on descriptors.
+pub fn pause(millis: u32) {
+    let _ = call!(nr::POLL, 0, 0, millis);
 }
 
 /// Blocks exactly the signals of `mask` (bit n-1 is signal n).
@@ -308,6 +332,12 @@ pub fn set_gid(gid: u32) -> Result<()> {
     call!(nr::SETRESGID, gid, gid, gid).map(drop)
 }
 
+/// Keeps the real and effective group and sets the saved one.
+pub fn set_saved_gid(gid: u32) -> Result<()> {
+    const KEEP: u32 = u32::MAX;
+    call!(nr::SETRESGID, KEEP, KEEP, gid).map(drop)
+}
+
 pub fn set_uid(uid: u32) -> Result<()> {
     call!(nr::SETRESUID, uid, uid, uid).map(drop)
 }
@@ -319,6 +349,41 @@ pub fn set_capabilities(set: u64) -> Result<()> {
     let (low, high) = (set as u32, (set >> 32) as u32);
     let data: [u32; 6] = [low, low, 0, high, high, 0];
     call!(nr::CAPSET, header.as_ptr(), data.as_ptr()).map(drop)
+}
+
+/// `struct rlimit64`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResourceLimit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+pub fn resource_limit(resource: u32) -> Result<ResourceLimit> {
+    let mut limit = ResourceLimit { soft: 0, hard: 0 };
+    call!(nr::PRLIMIT64, 0, resource, 0, &raw mut limit)?;
+    Ok(limit)
+}
+
+pub fn set_resource_limit(resource: u32, limit: ResourceLimit) -> Result<()> {
+    call!(nr::PRLIMIT64, 0, resource, &raw const limit, 0).map(drop)
+}
+
+/// Allows this process on every CPU its cpuset has (sched_setaffinity(2): what the cpuset lacks is left out).
+pub fn set_affinity_to_all() -> Result<()> {
+    let all = [u64::MAX; 128];
+    call!(nr::SCHED_SETAFFINITY, 0, size_of_val(&all), all.as_ptr()).map(drop)
+}
+
+/// The usual scheduling policy (`SCHED_OTHER`) and niceness 0.
+pub fn set_usual_scheduling() -> Result<()> {
+    let priority: i32 = 0;
+    call!(nr::SCHED_SETSCHEDULER, 0, 0, &raw const priority)?;
+    call!(nr::SETPRIORITY, 0, 0, 0).map(drop)
+}
+
+pub fn exists(path: &CStr) -> bool {
+    call!(nr::FACCESSAT, AT_FDCWD, path.as_ptr(), 0).is_ok()
 }
 
 pub fn prctl(option: i32, a: usize, b: usize) -> Result<usize> {
@@ -342,7 +407,9 @@ pub fn open_tree(dir: Fd, path: &CStr, flags: u32) -> Result<Fd> {
 }
 
 pub fn move_mount(from: Fd, to: &CStr) -> Result<()> {
-    call!(nr::MOVE_MOUNT, from, c"".as_ptr(), AT_FDCWD, to.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH).map(drop)
+    // A target that ends in a symbolic link means where the link leads, as everywhere else.
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS;
+    call!(nr::MOVE_MOUNT, from, c"".as_ptr(), AT_FDCWD, to.as_ptr(), flags).map(drop)
 }
 
 /// `struct mount_attr`: what to set and clear on a mount, or with `AT_RECURSIVE` on all mounts below it.
@@ -456,101 +523,4 @@ pub unsafe fn vfork(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn constants_are_the_ones_libc_knows() {
-        let pairs: &[(u64, u64)] = &[
-            (AT_FDCWD as u64, libc::AT_FDCWD as u64),
-            (AT_EMPTY_PATH.into(), libc::AT_EMPTY_PATH as u64),
-            (AT_RECURSIVE.into(), libc::AT_RECURSIVE as u64),
-            (O_CREAT.into(), libc::O_CREAT as u64),
-            (O_TRUNC.into(), libc::O_TRUNC as u64),
-            (O_APPEND.into(), libc::O_APPEND as u64),
-            (O_NONBLOCK.into(), libc::O_NONBLOCK as u64),
-            (O_DIRECTORY.into(), libc::O_DIRECTORY as u64),
-            (O_NOFOLLOW.into(), libc::O_NOFOLLOW as u64),
-            (O_CLOEXEC.into(), libc::O_CLOEXEC as u64),
-            (O_PATH.into(), libc::O_PATH as u64),
-            (CLONE_VM, libc::CLONE_VM as u64),
-            (CLONE_VFORK, libc::CLONE_VFORK as u64),
-            (SIGKILL as u64, libc::SIGKILL as u64),
-            (SIGPIPE as u64, libc::SIGPIPE as u64),
-            (SIGCHLD as u64, libc::SIGCHLD as u64),
-            (SI_KERNEL as u64, libc::SI_KERNEL as u64),
-            (SIG_SETMASK.into(), libc::SIG_SETMASK as u64),
-            (WNOHANG as u64, libc::WNOHANG as u64),
-            (POLLIN as u64, libc::POLLIN as u64),
-            (PR_SET_PDEATHSIG as u64, libc::PR_SET_PDEATHSIG as u64),
-            (PR_SET_DUMPABLE as u64, libc::PR_SET_DUMPABLE as u64),
-            (PR_SET_NAME as u64, libc::PR_SET_NAME as u64),
-            (PR_CAPBSET_DROP as u64, libc::PR_CAPBSET_DROP as u64),
-            (PR_SET_NO_NEW_PRIVS as u64, libc::PR_SET_NO_NEW_PRIVS as u64),
-            (PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT as u64),
-            (PR_CAP_AMBIENT_CLEAR_ALL as u64, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64),
-            (MNT_DETACH as u64, libc::MNT_DETACH as u64),
-            (OPEN_TREE_CLONE.into(), u64::from(libc::OPEN_TREE_CLONE)),
-            (MOVE_MOUNT_F_EMPTY_PATH.into(), u64::from(libc::MOVE_MOUNT_F_EMPTY_PATH)),
-            (Errno::NOENT.0 as u64, libc::ENOENT as u64),
-            (Errno::INTR.0 as u64, libc::EINTR as u64),
-            (Errno::AGAIN.0 as u64, libc::EAGAIN as u64),
-            (Errno::ACCES.0 as u64, libc::EACCES as u64),
-            (Errno::EXIST.0 as u64, libc::EEXIST as u64),
-            (Errno::NOTDIR.0 as u64, libc::ENOTDIR as u64),
-            (Errno::INVAL.0 as u64, libc::EINVAL as u64),
-        ];
-        for (ours, theirs) in pairs {
-            assert_eq!(ours, theirs);
-        }
-    }
-
-    #[test]
-    fn call_numbers_are_the_ones_libc_knows() {
-        let pairs: &[(usize, i64)] = &[
-            (nr::READ, libc::SYS_read),
-            (nr::WRITE, libc::SYS_write),
-            (nr::CLOSE, libc::SYS_close),
-            (nr::POLL, libc::SYS_poll),
-            (nr::LSEEK, libc::SYS_lseek),
-            (nr::MMAP, libc::SYS_mmap),
-            (nr::MUNMAP, libc::SYS_munmap),
-            (nr::RT_SIGACTION, libc::SYS_rt_sigaction),
-            (nr::RT_SIGPROCMASK, libc::SYS_rt_sigprocmask),
-            (nr::WRITEV, libc::SYS_writev),
-            (nr::CLONE, libc::SYS_clone),
-            (nr::EXECVE, libc::SYS_execve),
-            (nr::WAIT4, libc::SYS_wait4),
-            (nr::KILL, libc::SYS_kill),
-            (nr::CHDIR, libc::SYS_chdir),
-            (nr::UMASK, libc::SYS_umask),
-            (nr::SETSID, libc::SYS_setsid),
-            (nr::SETGROUPS, libc::SYS_setgroups),
-            (nr::SETRESUID, libc::SYS_setresuid),
-            (nr::SETRESGID, libc::SYS_setresgid),
-            (nr::CAPSET, libc::SYS_capset),
-            (nr::PIVOT_ROOT, libc::SYS_pivot_root),
-            (nr::PRCTL, libc::SYS_prctl),
-            (nr::MOUNT, libc::SYS_mount),
-            (nr::UMOUNT2, libc::SYS_umount2),
-            (nr::SETHOSTNAME, libc::SYS_sethostname),
-            (nr::CLOCK_GETTIME, libc::SYS_clock_gettime),
-            (nr::EXIT_GROUP, libc::SYS_exit_group),
-            (nr::OPENAT, libc::SYS_openat),
-            (nr::MKDIRAT, libc::SYS_mkdirat),
-            (nr::UNLINKAT, libc::SYS_unlinkat),
-            (nr::RENAMEAT, libc::SYS_renameat),
-            (nr::UNSHARE, libc::SYS_unshare),
-            (nr::SIGNALFD4, libc::SYS_signalfd4),
-            (nr::DUP3, libc::SYS_dup3),
-            (nr::PIPE2, libc::SYS_pipe2),
-            (nr::EXECVEAT, libc::SYS_execveat),
-            (nr::OPEN_TREE, libc::SYS_open_tree),
-            (nr::MOVE_MOUNT, libc::SYS_move_mount),
-            (nr::MOUNT_SETATTR, libc::SYS_mount_setattr),
-        ];
-        for (ours, theirs) in pairs {
-            assert_eq!(i64::try_from(*ours).unwrap(), *theirs);
-        }
-    }
-}
+mod tests;

@@ -21,6 +21,10 @@ pub const SLOTS_MAX: usize = 64;
 pub enum Step<S> {
     /// Write `content` to an existing file: `0` into a cgroup's `tasks` moves the writer there.
     WriteFile { path: S, content: S },
+    /// Leave behind what the controller's own service settings would pass on: CPU affinity, scheduling policy, niceness, OOM score.
+    ResetScheduling {},
+    /// A resource limit (setrlimit(2)), as far as the current hard limit may be raised.
+    LimitResource { resource: u64, soft: u64, hard: u64 },
     /// Leave the session and the controlling terminal of whoever started us.
     NewSession {},
     /// Be killed when the thread that started us ends (foreground runs).
@@ -109,6 +113,8 @@ steps! {
     9 Bind { source: cstr, target: cstr, set: u64, optional: u64 }
     10 EnterRoot { slot: u64, mountpoint: cstr }
     11 Mkdir { path: cstr, mode: u64 }
+    12 ResetScheduling {}
+    13 LimitResource { resource: u64, soft: u64, hard: u64 }
 }
 
 /// Reads an order: the steps, to be walked once, and what to run.

@@ -15,6 +15,10 @@ use std::time::Duration;
 /// The one value of `apiVersion`.
 pub const API_VERSION: &str = "containerctl/v1";
 
+/// Signals that cannot ask a command to end: SIGKILL and SIGSTOP would hit its PID 1 instead, SIGPIPE, SIGCHLD and SIGXFSZ are that
+/// one's own business.
+const UNSENDABLE: [i32; 5] = [9, 13, 17, 19, 25];
+
 /// The least bound on the wait between restarts.
 const MAX_DELAY_MIN: Duration = Duration::from_secs(1);
 
@@ -340,6 +344,11 @@ fn stop(map: &Map<'_>, problems: &mut Problems) -> Stop {
     if let Some(field) = map.get("signal", problems) {
         let named = field.text(problems).and_then(Signal::named);
         match named {
+            Some(signal) if UNSENDABLE.contains(&signal.0) => field.wrong(
+                "a signal that asks a command to end",
+                "write `grace: 0s` to have it killed at once, or for example `signal: SIGINT`",
+                problems,
+            ),
             Some(signal) => stop.signal = signal,
             None => field.wrong("the name of a signal", "write for example `signal: SIGINT`", problems),
         }

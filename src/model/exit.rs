@@ -36,7 +36,7 @@ impl Outcome {
         *self == Outcome::Exited { code: 0 }
     }
 
-    /// Whether trying again soon makes no sense: nothing but an edit or an installation changes it.
+    /// Whether the command was never executed.
     pub fn never_ran(&self) -> bool {
         matches!(self, Outcome::NotFound { .. } | Outcome::NotStarted { .. })
     }

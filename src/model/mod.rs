@@ -4,6 +4,7 @@
 //! (`BTreeMap`, `Ord`) so that equal inputs give equal plans.
 
 pub mod cgroup;
+pub mod codec;
 pub mod cpuset;
 pub mod desired;
 pub mod exit;

@@ -15,9 +15,11 @@ pub struct Observed {
 /// The newest run there is a trace of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
+    /// 0 where the traces that number it are lost.
     pub number: u64,
-    /// The record it was started from, left beside it for the case that the database is lost.
-    pub record: Record,
+    /// The record it was started from, left beside it for the case that the database is lost. None where it is lost or unreadable: then
+    /// what runs is taken for what the database says.
+    pub record: Option<Record>,
     /// When the command began.
     pub started: Option<Timestamp>,
     pub life: Life,

@@ -1,13 +1,15 @@
 //! What the controller remembers about a workload across its own restarts: what was intended, allocated and has happened.
 //!
-//! Invariant: a record is written before the step it describes is taken, so that after a crash the record is at most one step ahead
-//! of the kernel, never behind it.
+//! Invariant: a record is put before the step it describes is taken, so that after a crash the record is at most one step ahead of the
+//! kernel. The database may be a moment behind; the record a run is started from lies beside the run before anything runs, and the
+//! newer of the two counts.
 
 use super::cpuset::CpuSet;
 use super::exit::Exit;
 use super::gpu::GpuLease;
 use super::spec::Spec;
 use super::time::Timestamp;
+use super::units::{Bytes, MilliCpu};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -65,8 +67,18 @@ pub struct Grant {
     /// CPUs nobody else may use: the granted ones and the idle siblings of their cores. Empty unless `exclusive`.
     pub fenced: CpuSet,
     pub gpus: Vec<GpuLease>,
+    /// What admission has set aside; an edit that does not fit leaves it as it was.
+    #[serde(default)]
+    pub requested: Requested,
     /// Why these, for people.
     pub reason: String,
+}
+
+/// CPU time and memory that nobody else is promised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    pub cpu: MilliCpu,
+    pub memory: Bytes,
 }
 
 impl Record {

@@ -31,9 +31,11 @@ pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<CpuGra
     let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
     match ask.resources.cpu.class {
         CpuClass::Shared => Ok(shared(machine, ledger, ask, &pool)),
-        CpuClass::Idle => {
-            Ok(CpuGrant { reason: format!("class idle: anywhere in {pool}"), cpus: pool, fenced: CpuSet::new() })
-        }
+        CpuClass::Idle => Ok(CpuGrant {
+            reason: "class idle: all shared CPUs".to_owned(),
+            cpus: everywhere(machine),
+            fenced: CpuSet::new(),
+        }),
         CpuClass::Pinned => pinned(machine, ledger, ask, &pool),
         CpuClass::Exclusive => exclusive(machine, ledger, ask, &pool),
     }
@@ -46,7 +48,8 @@ pub fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Re
     }
     let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
     let held = ledger.pool_requested_by_others(ask.name);
-    if held + u64::from(ask.resources.cpu.request.0) <= 1000 * pool.len() as u64 {
+    let wanted = u64::from(ask.resources.cpu.request.0);
+    if wanted == 0 || held + wanted <= 1000 * pool.len() as u64 {
         return Ok(());
     }
     let message = format!(
@@ -73,8 +76,14 @@ pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Gra
         open == grant.cpus && open.len() == ask.resources.cpu.request.cpus_ceil() && grant.fenced.is_subset(&pool)
     } else {
         // A sharer stays while its domain is not fenced below its own limit, or below what the machine can offer at all.
-        !open.is_empty() && open.len() >= needed(ask.resources).min(pool.len()).min(grant.cpus.len())
+        !open.is_empty() && open.len() >= needed(ask.resources).min(pool.len())
     }
+}
+
+/// The grant of those who take whatever is shared: every CPU, so that they return to those an exclusive neighbour has left. What is
+/// fenced at the moment is taken out when the grant is applied.
+fn everywhere(machine: &Machine) -> CpuSet {
+    machine.topology.usable.clone()
 }
 
 /// CPUs a sharer can keep busy.
@@ -136,9 +145,9 @@ fn shared(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, pool: &CpuSet) -> C
             (domain.cpus, reason)
         }
         None if ask.resources.cpu.limit.at().is_none() => {
-            (pool.clone(), format!("no cpu.limit: all shared CPUs {pool}"))
+            (everywhere(machine), "no cpu.limit: all shared CPUs".to_owned())
         }
-        None => (pool.clone(), format!("no domain has room for {claim}m: all shared CPUs {pool}")),
+        None => (everywhere(machine), format!("no domain has room for {claim}m: all shared CPUs")),
     };
     CpuGrant { cpus, fenced: CpuSet::new(), reason }
 }
@@ -185,7 +194,7 @@ fn exclusive(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, pool: &CpuSet) -
     }
     // Somebody has to run everything else, the controller included, and what others were promised of the pool has to stay in it.
     let others = ledger.others(ask.name).filter(|(_, holding)| holding.resources.cpu.class == CpuClass::Pinned);
-    let widest_pinned = others.map(|(_, holding)| holding.resources.cpu.request.cpus_ceil()).max().unwrap_or(0);
+    let widest_pinned = others.map(|(_, holding)| holding.grant.requested.cpu.cpus_ceil()).max().unwrap_or(0);
     let promised = usize::try_from(ledger.pool_requested_by_others(ask.name).div_ceil(1000)).unwrap_or(usize::MAX);
     let staying = widest_pinned.max(promised).max(1);
     let chosen = open_domains(machine, pool).into_iter().filter_map(|domain| {

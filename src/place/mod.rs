@@ -13,10 +13,10 @@ pub mod cpu;
 pub mod gpu;
 
 use crate::model::cpuset::CpuSet;
-use crate::model::gpu::GpuRequest;
+use crate::model::gpu::{GpuLease, GpuRequest};
 use crate::model::machine::Machine;
 use crate::model::name::Name;
-use crate::model::record::Grant;
+use crate::model::record::{Grant, Requested};
 use crate::model::spec::{CpuClass, Resources, Spec};
 use crate::model::units::Bytes;
 use std::collections::BTreeMap;
@@ -67,14 +67,14 @@ impl Ledger {
     pub fn put(&mut self, name: Name, holding: Holding) {
         self.remove(&name);
         self.fenced = self.fenced.union(&holding.grant.fenced);
-        self.memory_requested += u128::from(holding.resources.memory.request.0);
+        self.memory_requested += u128::from(holding.grant.requested.memory.0);
         self.pool_requested += holding.pool_request();
         self.holdings.insert(name, holding);
     }
 
     pub fn remove(&mut self, name: &Name) {
         let Some(holding) = self.holdings.remove(name) else { return };
-        self.memory_requested -= u128::from(holding.resources.memory.request.0);
+        self.memory_requested -= u128::from(holding.grant.requested.memory.0);
         self.pool_requested -= holding.pool_request();
         if !holding.grant.fenced.is_empty() {
             // Added up anew: a set that two claim by mistake must not vanish with the first.
@@ -103,7 +103,7 @@ impl Ledger {
 
     /// Memory set aside for others, in bytes.
     fn memory_requested_by_others(&self, name: &Name) -> u64 {
-        let own = self.holdings.get(name).map_or(0, |own| own.resources.memory.request.0);
+        let own = self.holdings.get(name).map_or(0, |own| own.grant.requested.memory.0);
         u64::try_from(self.memory_requested - u128::from(own)).unwrap_or(u64::MAX)
     }
 
@@ -116,34 +116,34 @@ impl Ledger {
 impl Holding {
     /// What this sets aside of the CPUs that are nobody's exclusively.
     fn pool_request(&self) -> u64 {
-        if self.grant.fenced.is_empty() { u64::from(self.resources.cpu.request.0) } else { 0 }
+        if self.grant.fenced.is_empty() { u64::from(self.grant.requested.cpu.0) } else { 0 }
     }
 }
 
-/// Finds a place.
+/// Finds a place, the one held before if it still serves.
 pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant, Refusal> {
     admit(machine, ledger, ask)?;
-    let gpus = match ask.gpu {
-        Some(request) => gpu::place(machine, ledger, ask, request)?,
-        None => Vec::new(),
+    let gpus = match (ask.gpu, ask.previous) {
+        (None, _) => Vec::new(),
+        (Some(_), Some(previous)) if gpu::still_good(machine, ask, previous) => previous.gpus.clone(),
+        (Some(request), _) => gpu::place(machine, ledger, ask, request)?,
     };
-    let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
-    Ok(Grant { cpus, fenced, gpus, reason })
+    with_cpus(machine, ledger, ask, gpus)
 }
 
 /// Other CPUs for a workload that runs, if those it holds no longer serve; its devices stay what they are.
 pub fn replace_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> Result<Grant, Refusal> {
     admit(machine, ledger, ask)?;
-    if cpu::still_good(machine, ledger, ask, grant) {
-        return Ok(grant.clone());
-    }
-    let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
-    Ok(Grant { cpus, fenced, gpus: grant.gpus.clone(), reason })
+    with_cpus(machine, ledger, ask, grant.gpus.clone())
 }
 
-/// Whether a grant may simply be kept.
-pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> bool {
-    cpu::still_good(machine, ledger, ask, grant) && gpu::still_good(machine, ask, grant)
+fn with_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, gpus: Vec<GpuLease>) -> Result<Grant, Refusal> {
+    let requested = Requested { cpu: ask.resources.cpu.request, memory: ask.resources.memory.request };
+    if let Some(previous) = ask.previous.filter(|previous| cpu::still_good(machine, ledger, ask, previous)) {
+        return Ok(Grant { requested, gpus, ..previous.clone() });
+    }
+    let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
+    Ok(Grant { cpus, fenced, gpus, requested, reason })
 }
 
 /// The cpuset to write for a grant: without what has become exclusive to others since.
@@ -158,7 +158,8 @@ pub fn cpus_in_force(machine: &Machine, ledger: &Ledger, name: &Name, grant: &Gr
 fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
     let held = ledger.memory_requested_by_others(ask.name);
     let wanted = ask.resources.memory.request.0;
-    if held.saturating_add(wanted) > machine.memory.0 {
+    // Who asks for nothing always fits.
+    if wanted > 0 && held.saturating_add(wanted) > machine.memory.0 {
         let message = format!(
             "memory.request {} does not fit: {} of {} are set aside for others; lower a request, or free memory by stopping others",
             Bytes(wanted),

@@ -70,7 +70,7 @@ fn sharers_get_the_smallest_domain_with_room_least_loaded_first() {
     c: 2-3,10-11 (smallest domain with room: last-level cache 2-3,10-11, 0m of 4 CPUs claimed by others)
     d: 4,12 (smallest domain with room: core 4,12, 0m of 2 CPUs claimed by others)
     e: 0-15 (smallest domain with room: machine 0-15, 7500m of 16 CPUs claimed by others)
-    f: 0-15 (no cpu.limit: all shared CPUs 0-15)
+    f: 0-15 (no cpu.limit: all shared CPUs)
     ");
 }
 
@@ -78,9 +78,9 @@ fn sharers_get_the_smallest_domain_with_room_least_loaded_first() {
 fn when_claims_exceed_every_domain_the_pool_is_shared_by_weight() {
     insta::assert_snapshot!(check(flat(2), &[("a", "cpu: 2"), ("b", "cpu: 2"), ("c", "cpu: 64"), ("d", "cpu: 1")]), @"
     a: 0-1 (smallest domain with room: machine 0-1, 0m of 2 CPUs claimed by others)
-    b: 0-1 (no domain has room for 2000m: all shared CPUs 0-1)
-    c: 0-1 (no domain has room for 64000m: all shared CPUs 0-1)
-    d: 0-1 (no domain has room for 1000m: all shared CPUs 0-1)
+    b: 0-1 (no domain has room for 2000m: all shared CPUs)
+    c: 0-1 (no domain has room for 64000m: all shared CPUs)
+    d: 0-1 (no domain has room for 1000m: all shared CPUs)
     ");
 }
 
@@ -99,7 +99,7 @@ fn exclusive_cpus_are_whole_cores_that_nobody_else_has() {
     c: 1,9 (class pinned: 2 least loaded CPUs of core 1,9)
     d: 4,12 (smallest domain with room: core 4,12, 0m of 2 CPUs claimed by others)
     e: InsufficientCpu: 12 CPUs asked for exclusively, on whole cores; 10 CPUs open (1,4-7,9,12-15), of which 2 must stay shared; lower cpu.request, or stop another workload
-    f: 1,4-7,9,12-15 (class idle: anywhere in 1,4-7,9,12-15)
+    f: 0-15 (class idle: all shared CPUs)
     ");
 }
 
@@ -142,11 +142,11 @@ fn requests_have_to_fit_the_machine() {
         ("d", "cpu: {request: 600m}"),
         ("e", "cpu: {request: 500m}"),
     ]), @"
-    a: 0-1 (no cpu.limit: all shared CPUs 0-1)
+    a: 0-1 (no cpu.limit: all shared CPUs)
     b: InsufficientMemory: memory.request 7Gi does not fit: 10Gi of 16Gi are set aside for others; lower a request, or free memory by stopping others
-    c: 0-1 (no cpu.limit: all shared CPUs 0-1)
+    c: 0-1 (no cpu.limit: all shared CPUs)
     d: InsufficientCpu: cpu.request 600m does not fit: 1500m of 2 CPUs are set aside for others; lower a request, or stop others
-    e: 0-1 (no cpu.limit: all shared CPUs 0-1)
+    e: 0-1 (no cpu.limit: all shared CPUs)
     ");
 }
 
@@ -162,10 +162,10 @@ fn gpus_go_best_fit_whole_and_shared() {
         ("too-large", "gpu: {memory: 81Gi}"),
         ("many", "gpu: 4"),
     ]), @"
-    share: 0-1 GPU-0 (4Gi) (no cpu.limit: all shared CPUs 0-1)
-    whole: 0-1 GPU-1 (whole) (no cpu.limit: all shared CPUs 0-1)
-    second-share: 0-1 GPU-0 (12Gi) (no cpu.limit: all shared CPUs 0-1)
-    big: 0-1 GPU-2 (40Gi) (no cpu.limit: all shared CPUs 0-1)
+    share: 0-1 GPU-0 (4Gi) (no cpu.limit: all shared CPUs)
+    whole: 0-1 GPU-1 (whole) (no cpu.limit: all shared CPUs)
+    second-share: 0-1 GPU-0 (12Gi) (no cpu.limit: all shared CPUs)
+    big: 0-1 GPU-2 (40Gi) (no cpu.limit: all shared CPUs)
     two: GpuBusy: 2 whole GPUs asked for, 0 of 3 suitable are free now; held by big, second-share, share, whole
     other-model: NoSuchGpu: 1 whole GPU of model H200 asked for, this host has 0 suitable of 3
     too-large: NoSuchGpu: 81Gi on 1 GPU asked for, this host has 0 suitable of 3
@@ -180,7 +180,10 @@ fn a_grant_is_kept_until_it_no_longer_serves() {
     let web = spec("web", "cpu: 2");
     let grant = ledger.get(&web.name).unwrap().grant.clone();
     assert_eq!(grant.cpus.to_string(), "0,8");
-    let good = |ledger: &Ledger, spec: &Spec| still_good(&machine, ledger, &Ask::of(spec, None), &grant);
+    let good = |ledger: &Ledger, spec: &Spec| {
+        let ask = Ask::of(spec, None);
+        cpu::still_good(&machine, ledger, &ask, &grant) && gpu::still_good(&machine, &ask, &grant)
+    };
     assert!(good(&ledger, &web));
     assert!(good(&ledger, &spec("web", "cpu: 1")), "a lower limit needs no move");
     assert!(!good(&ledger, &spec("web", "cpu: {class: exclusive, request: 2}")));

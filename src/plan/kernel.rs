@@ -42,7 +42,24 @@ pub fn wanted(resources: &Resources, cpus: &CpuSet, support: &Support) -> Wanted
         want(&mut wanted, support, "cpuset.mems", support.nodes.to_string());
     }
     want(&mut wanted, support, "pids.max", pids.to_string());
+    if support.generation == Generation::Legacy {
+        wanted.unhonoured.extend(beyond_legacy(memory));
+    }
     wanted
+}
+
+/// What v1 has no words for.
+fn beyond_legacy(memory: &Memory) -> Vec<String> {
+    let Memory { request, high: _, limit, swap } = memory;
+    let mut missing = Vec::new();
+    if *request > Bytes(0) {
+        missing
+            .push(format!("memory.request {request} is set aside, but legacy cgroups cannot protect it from reclaim"));
+    }
+    if let (Limit::Max, Limit::At(swap)) = (limit, swap) {
+        missing.push(format!("memory.swap {swap} needs a memory.limit on legacy cgroups, which bound both together"));
+    }
+    missing
 }
 
 /// Wants a value, or notes that it cannot be had. A file that is missing and would only hold "no limit" is nothing to report.
@@ -78,7 +95,6 @@ fn unified(cpu: &Cpu, memory: &Memory) -> Vec<(&'static str, String)> {
 
 fn legacy(cpu: &Cpu, memory: &Memory) -> Vec<(&'static str, String)> {
     let Cpu { request: _, limit, weight, burst, class } = cpu;
-    // The request is admission's business here: v1 has no protection that means what memory.low does.
     let Memory { request: _, high, limit: memory_limit, swap } = memory;
     let with_swap = match (memory_limit, swap) {
         (Limit::At(limit), Limit::At(swap)) => Limit::At(Bytes(limit.0.saturating_add(swap.0))),
@@ -276,6 +292,7 @@ mod tests {
         cpu.cfs_burst_us = 20000
         memory.memsw.limit_in_bytes = 272777216
         ! memory.high = 199999488: this host's legacy cgroups have no such file
+        ! memory.request 64Mi is set aside, but legacy cgroups cannot protect it from reclaim
         ");
         insta::assert_snapshot!(check("cpu: {class: idle}\nmemory: {limit: 1G, swap: max}", &support), @"
         cpu.idle = 1

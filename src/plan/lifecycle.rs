@@ -12,7 +12,7 @@ use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES};
 use crate::model::name::Name;
 use crate::model::observed::{Instance, Life, Observed};
 use crate::model::record::{Grant, Record, Stopping};
-use crate::model::spec::{Kind, RestartPolicy, Spec, Stop};
+use crate::model::spec::{Kind, RestartPolicy, Signal, Spec, Stop};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ask, Holding, Ledger};
@@ -64,8 +64,11 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Dec
     let seen = input.observed.get(name).unwrap_or(&nothing);
     let wanted = input.desired.wanted.get(name);
     let held = input.desired.held.get(name);
+    if input.blind.contains(name) {
+        return unexplained("it cannot be looked at");
+    }
     let Some((record, changed)) = accept(input.records.get(name), wanted, seen) else {
-        return leftovers(seen);
+        return if held.is_some() { unexplained("its manifest cannot be read yet") } else { leftovers(seen) };
     };
     let target = match (wanted, held) {
         (None, None) => Target::Gone,
@@ -75,7 +78,7 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Dec
     let mut case = Case { input, ledger, record, target, findings: Vec::new() };
     case.findings.push(accepted(&case.record, wanted, held, changed));
     match &seen.instance {
-        Some(Instance { life: Life::Ended(exit), started, .. }) => case.ended(exit, *started),
+        Some(Instance { life: Life::Ended(exit), started, .. }) => case.ended(seen, exit, *started),
         Some(instance) => case.alive(instance),
         None => case.absent(seen),
     }
@@ -85,7 +88,7 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Dec
 /// whether the manifest has changed.
 fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Observed) -> Option<(Record, bool)> {
     // A run the database has not heard of yet: the controller was killed between starting it and writing that down.
-    let started_as = seen.instance.as_ref().map(|instance| &instance.record);
+    let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
     let newer = started_as.filter(|started| record.is_none_or(|record| record.instance < started.instance));
     let Some(mut record) = newer.or(record).cloned() else {
         let Wanted { spec, origin } = wanted?;
@@ -141,6 +144,13 @@ fn accepted(record: &Record, wanted: Option<&Wanted>, held: Option<&String>, cha
     Finding { kind: ConditionKind::Accepted, status, reason, message }
 }
 
+/// Too little is known to do anything about it.
+fn unexplained(reason: &str) -> Decision {
+    let ready = Finding { kind: ConditionKind::Ready, status: false, reason: "Unknown", message: reason.to_owned() };
+    let next = Next::Rest { reason: reason.to_owned() };
+    Decision { record: None, next, phase: Phase::Pending, findings: vec![ready], wake_at: None }
+}
+
 /// Nothing is known about it but what lies around: a crash came between making a cgroup and starting something in it.
 fn leftovers(seen: &Observed) -> Decision {
     let populated = seen.group.as_ref().is_some_and(|group| group.populated);
@@ -185,7 +195,10 @@ impl Case<'_, '_> {
         if self.record.stopping.is_some() {
             return self.stopping(instance);
         }
-        let fields = replacement_reasons(&instance.record.spec, &self.record.spec);
+        let fields = match &instance.record {
+            Some(started_as) => replacement_reasons(&started_as.spec, &self.record.spec),
+            None => self.untold(),
+        };
         let reason = match self.target {
             Target::Gone => Some(format!("{} was deleted", self.record.origin.path)),
             Target::Suspended => Some("its manifest says suspend".to_owned()),
@@ -211,10 +224,21 @@ impl Case<'_, '_> {
         }
     }
 
+    /// What of a run that nothing tells of cannot be taken for what the record says: devices that nobody knows it by.
+    fn untold(&mut self) -> Vec<&'static str> {
+        let message = "the traces of its start are lost or unreadable; it is taken for what its record says";
+        self.find(ConditionKind::Degraded, true, "TracesLost", message);
+        let unleased = self.record.spec.gpu.is_some() && self.record.grant.is_none();
+        if unleased { vec!["gpu lease"] } else { Vec::new() }
+    }
+
     /// How to end it: as its manifest says now, unless that speaks of another process already.
     fn stop_of(&self, instance: &Instance) -> Stop {
-        let (started_as, now) = (&instance.record.spec, &self.record.spec);
-        if started_as.process == now.process { now.stop } else { started_as.stop }
+        let now = &self.record.spec;
+        match &instance.record {
+            Some(started_as) if started_as.spec.process != now.process => started_as.spec.stop,
+            _ => now.stop,
+        }
     }
 
     /// It has been asked to end; when the grace is over its cgroup is killed.
@@ -240,21 +264,45 @@ impl Case<'_, '_> {
     }
 
     /// Its last run is over: remember how, decide whether there is a next, clear away what is left.
-    fn ended(mut self, exit: &Exit, started: Option<Timestamp>) -> Decision {
+    fn ended(mut self, seen: &Observed, exit: &Exit, started: Option<Timestamp>) -> Decision {
         let recorded = self.record.last_exit.as_ref().is_some_and(|last| last.instance >= exit.instance);
         if !recorded {
             self.conclude(exit, started);
         }
         self.record.instance = self.record.instance.max(exit.instance);
-        self.find(ConditionKind::Ready, false, "Ended", exit.outcome.to_string());
+        let outcome = self.last_outcome();
+        self.find(ConditionKind::Ready, false, "Ended", outcome.clone());
         let phase = if self.record.finished { self.finished_phase() } else { Phase::Pending };
-        self.act(phase, Act::Clear, exit.outcome.to_string())
+        // What init started is gone with it. What is there when clearing away has failed was put there by somebody else.
+        let stuck = self.input.setbacks.contains_key(&self.record.spec.name);
+        if seen.group.as_ref().is_some_and(|group| group.populated) && stuck && self.may_kill("it has ended") {
+            return self.act(phase, Act::Kill, "processes that are not its own keep its cgroup");
+        }
+        self.act(phase, Act::Clear, outcome)
+    }
+
+    /// Whether the last kill is long enough ago for another; if so, notes that there is one now.
+    fn may_kill(&mut self, reason: &str) -> bool {
+        let now = self.input.now;
+        let killed = self.record.stopping.as_ref().and_then(|stopping| stopping.killed);
+        if killed.is_some_and(|killed| now < killed.min(now).plus(KILL_AGAIN)) {
+            return false;
+        }
+        self.record.stopping = Some(Stopping { since: now, killed: Some(now), reason: reason.to_owned() });
+        true
     }
 
     fn conclude(&mut self, exit: &Exit, started: Option<Timestamp>) {
-        let asked = self.record.stopping.take().is_some();
+        let stopping = self.record.stopping.take();
+        let mut exit = exit.clone();
+        if stopping.as_ref().is_some_and(|stopping| stopping.killed.is_some())
+            && matches!(exit.outcome, Outcome::Lost | Outcome::OutOfMemory)
+        {
+            // Killed by us with its init, which could not say so any more.
+            exit.outcome = Outcome::Killed { signal: Signal::KILL };
+        }
         self.record.last_exit = Some(exit.clone());
-        if asked {
+        if stopping.is_some() {
             (self.record.failures, self.record.retry_at) = (0, None);
             return;
         }
@@ -274,7 +322,8 @@ impl Case<'_, '_> {
             return;
         }
         self.record.failures = self.record.failures.saturating_add(1);
-        let delay = if exit.outcome.never_ran() {
+        let delay = if matches!(exit.outcome, Outcome::NotFound { .. }) {
+            // Nothing but an edit or an installation changes it.
             restart.max_delay
         } else {
             backoff::delay(&restart, self.record.failures, &self.record.spec.name, self.input.entropy)
@@ -291,8 +340,10 @@ impl Case<'_, '_> {
     fn absent(mut self, seen: &Observed) -> Decision {
         if let Some(group) = &seen.group {
             // Never start beside something that may still run: the empty cgroup of this name is the proof that nothing does.
-            let (act, reason) = if group.populated {
+            let (act, reason) = if group.populated && self.may_kill("no run of it is known") {
                 (Act::Kill, "processes without a run of their own are in its cgroup")
+            } else if group.populated {
+                (Act::Clear, "its cgroup is being emptied")
             } else {
                 (Act::Clear, "an empty cgroup is left from before")
             };
@@ -383,12 +434,7 @@ impl Case<'_, '_> {
     }
 
     fn placed(&self) -> Result<Grant, place::Refusal> {
-        let Input { machine, .. } = self.input;
-        let ask = Ask::of(&self.record.spec, self.record.grant.as_ref());
-        match &self.record.grant {
-            Some(grant) if place::still_good(machine, self.ledger, &ask, grant) => Ok(grant.clone()),
-            _ => place::place(machine, self.ledger, &ask),
-        }
+        place::place(self.input.machine, self.ledger, &Ask::of(&self.record.spec, self.record.grant.as_ref()))
     }
 
     /// Moves a running workload if its CPUs no longer serve: its class or number has changed, or an exclusive neighbour took them.
@@ -406,14 +452,24 @@ impl Case<'_, '_> {
         }
     }
 
-    /// A neighbour that the kernel still allows on CPUs this workload is to have alone.
+    /// A neighbour that is still on CPUs this workload is to have alone: by the kernel's word, or, while it is being acted on and so may
+    /// be about to be seen there, by its grant.
     fn still_on_fenced(&self, grant: &Grant) -> Option<Name> {
-        let own = &self.record.spec.name;
-        let occupied = |(name, seen): &(&Name, &Observed)| {
-            let held = seen.group.as_ref().and_then(|group| group.settings.get("cpuset.cpus"));
-            *name != own && held.is_some_and(|cpus| cpus.parse().is_ok_and(|cpus| !grant.fenced.is_disjoint(&cpus)))
+        if grant.fenced.is_empty() {
+            return None;
+        }
+        let Input { observed, busy, .. } = self.input;
+        let seen_there = |name: &Name| {
+            let group = observed.get(name).and_then(|seen| seen.group.as_ref());
+            let held = group.and_then(|group| group.settings.get("cpuset.cpus"));
+            held.is_some_and(|cpus| cpus.parse().is_ok_and(|cpus| !grant.fenced.is_disjoint(&cpus)))
         };
-        self.input.observed.iter().find(occupied).map(|(name, _)| name.clone())
+        let on_its_way = |(name, holding): &(&Name, &Holding)| {
+            busy.contains(*name) && !holding.grant.cpus.is_disjoint(&grant.fenced)
+        };
+        let own = &self.record.spec.name;
+        let seen = observed.keys().find(|name| *name != own && seen_there(name));
+        seen.or_else(|| self.ledger.others(own).find(on_its_way).map(|(name, _)| name)).cloned()
     }
 }
 
@@ -496,7 +552,12 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
         }
         None => machine.topology.usable.difference(&ledger.fenced_by_others(&record.spec.name)),
     };
-    let wanted = kernel::wanted(&record.spec.resources, &cpus, &machine.cgroup);
+    // Protection goes as far as admission did: an edit that asks for more than there is keeps what it had.
+    let mut resources = record.spec.resources.clone();
+    if let Some(grant) = &record.grant {
+        resources.memory.request = grant.requested.memory;
+    }
+    let wanted = kernel::wanted(&resources, &cpus, &machine.cgroup);
     for unhonoured in &wanted.unhonoured {
         find(ConditionKind::Degraded, "NotHonoured", unhonoured);
     }

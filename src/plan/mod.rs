@@ -40,6 +40,8 @@ pub struct Input<'a> {
     pub observed: &'a BTreeMap<Name, Observed>,
     /// Workloads whose last step is still being carried out: they get none.
     pub busy: &'a BTreeSet<Name>,
+    /// Workloads that could not be looked at yet: nothing is known, so nothing is done.
+    pub blind: &'a BTreeSet<Name>,
     /// Workloads whose last step failed.
     pub setbacks: &'a BTreeMap<Name, Setback>,
     pub machine: &'a Machine,
@@ -132,7 +134,7 @@ pub fn plan(input: &Input<'_>) -> Plan {
     plan
 }
 
-/// A run in the foreground, without a controller: placed on a machine that nothing else is placed on.
+/// A run in the foreground, without a controller, and placed without regard to one that may be running beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foreground {
     pub record: Record,
@@ -157,8 +159,8 @@ fn ledger(input: &Input<'_>) -> Ledger {
     let mut ledger = Ledger::default();
     for name in names(input) {
         let recorded = input.records.get(&name);
-        let started_as =
-            input.observed.get(&name).and_then(|seen| seen.instance.as_ref()).map(|instance| &instance.record);
+        let instance = input.observed.get(&name).and_then(|seen| seen.instance.as_ref());
+        let started_as = instance.and_then(|instance| instance.record.as_ref());
         let Some(record) = recorded.or(started_as) else { continue };
         if let Some(grant) = &record.grant {
             let holding = Holding { resources: record.spec.resources.clone(), grant: grant.clone() };
@@ -169,8 +171,8 @@ fn ledger(input: &Input<'_>) -> Ledger {
 }
 
 fn names(input: &Input<'_>) -> BTreeSet<Name> {
-    let Input { desired, records, observed, .. } = input;
-    desired.wanted.keys().chain(records.keys()).chain(observed.keys()).cloned().collect()
+    let Input { desired, records, observed, blind, .. } = input;
+    desired.wanted.keys().chain(records.keys()).chain(observed.keys()).chain(*blind).cloned().collect()
 }
 
 /// Those that run first, so that newcomers find the machine as it is; newcomers by priority, then by name.

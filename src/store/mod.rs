@@ -7,8 +7,7 @@
 //!
 //! Idle it does nothing: sled's own timer is off.
 
-pub mod codec;
-
+use crate::model::codec;
 use crate::model::name::Name;
 use crate::model::record::Record;
 use std::collections::BTreeMap;

@@ -147,3 +147,97 @@ fn much_output_is_bounded_on_disk_and_nothing_is_lost_in_between() {
     let numbers: Vec<u32> = kept.lines().filter_map(|line| line.parse().ok()).collect();
     assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "lines are missing in between");
 }
+
+#[test]
+fn what_the_controller_was_started_with_reaches_no_workload() {
+    let mut world = World::new();
+    // A descriptor on the host's root, as a careless supervisor leaves one open, would be a way out.
+    world.start_after("exec 7</ 9>/dev/null; ulimit -S -n 1333; ulimit -c unlimited; renice -n 5 -p $$ >/dev/null; taskset -cp 0 $$ >/dev/null");
+    let controller = world.controller_pid();
+    assert_eq!(kernel::status(controller, "Cpus_allowed_list"), "0", "the test itself is broken");
+    let out = inside(
+        &world,
+        "heir",
+        "",
+        "
+        for fd in 0 1 2 4 5 6 7 8 9 10 11 12; do [ -e /proc/$$/fd/$fd ] && echo -n \"$fd \"; done; echo
+        ulimit -S -n; ulimit -S -c; ps -o ni= -p $$ | tr -d ' '; cat /proc/self/oom_score_adj
+    ",
+    );
+    assert_eq!(out, "0 1 2 \n1024\n0\n0\n0\n");
+    world.put("long.yaml", "command: sleep infinity");
+    let pid = world.wait_running("long");
+    assert_eq!(kernel::status(pid, "Cpus_allowed_list"), kernel::cpus(&world.group("long")));
+    assert_eq!(kernel::status(kernel::parent(pid), "Cpus_allowed_list"), kernel::cpus(&world.group("long")));
+}
+
+#[test]
+fn a_linked_manifests_folder_works_and_is_hidden_with_its_revisions() {
+    let mut world = World::new();
+    let place = tempfile::tempdir_in("/var").unwrap();
+    let sync = place.path().join("sync");
+    for revision in ["rev-1", "rev-2"] {
+        fs::create_dir_all(sync.join(revision)).unwrap();
+    }
+    std::os::unix::fs::symlink("rev-1", sync.join("current")).unwrap();
+    let spy = format!(
+        "kind: job\nrestart: never\nenv: {{SECRET: a}}\ncommand: [sh, -c, 'ls -A {}; echo end']\n",
+        sync.display()
+    );
+    fs::write(sync.join("rev-1/spy.yaml"), &spy).unwrap();
+    fs::write(sync.join("rev-2/spy.yaml"), spy.replace("SECRET: a", "SECRET: b")).unwrap();
+    world.start(&["--manifests", &sync.join("current").display().to_string()]);
+    world.wait_phase("spy", "Completed");
+    std::os::unix::fs::symlink("rev-2", sync.join("next")).unwrap();
+    fs::rename(sync.join("next"), sync.join("current")).unwrap();
+    world.wait_status("spy", |status| status["phase"] == "Completed" && status["generation"] == 2);
+    assert_eq!(world.logs("spy"), "end\nend\n");
+}
+
+#[test]
+fn a_volume_may_be_mounted_where_a_link_leads() {
+    let world = World::running();
+    fs::create_dir(world.path("data")).unwrap();
+    let fields = format!("volumes: [{{source: {}, target: /var/run}}]", world.path("data").display());
+    inside(&world, "linked", &fields, "echo x > /run/out");
+    assert_eq!(fs::read_to_string(world.path("data/out")).unwrap(), "x\n");
+}
+
+#[test]
+fn init_cannot_be_starved_of_descriptors_by_its_workload() {
+    let world = World::running();
+    world.put("web.yaml", "kind: job\nrestart: never\ncommand: [sh, -c, 'prlimit --pid 1 --nofile=2:2 2>&1 >/dev/null | grep -o \"not permitted\"; exit 3']");
+    let status = world.wait_phase("web", "Failed");
+    assert_eq!(status["lastExit"]["code"], 3);
+    assert_eq!(world.logs("web"), "not permitted\n");
+}
+
+#[test]
+fn a_script_without_its_interpreter_is_told_from_a_missing_command() {
+    let world = World::running();
+    fs::create_dir(world.path("bin")).unwrap();
+    fs::write(world.path("bin/tool"), "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(world.path("bin/tool"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let volume = world.path("bin").display().to_string();
+    world.put("tool.yaml", &format!("command: /mnt/tool\nvolumes: [{{source: {volume}, target: /mnt}}]"));
+    let status = world.wait_phase("tool", "Failed");
+    let message = status["lastExit"]["message"].as_str().unwrap();
+    assert!(message.contains("cannot execute /mnt/tool: the interpreter"), "{message}");
+}
+
+#[test]
+fn a_workload_is_refused_at_the_controllers_socket() {
+    let mut world = World::new();
+    let place = tempfile::tempdir_in("/var").unwrap();
+    let socket = place.path().join("s").display().to_string();
+    let mut command = world.command(&["--socket", &socket]);
+    let log = fs::File::create(world.path("log")).unwrap();
+    world.adopt(command.stderr(log).spawn().unwrap());
+    eventually("it listens", || fs::exists(&socket).unwrap());
+    let program = super::world::PROGRAM;
+    let fields = format!("volumes: [{{source: {program}, target: /run/ctl}}]");
+    world.put("nosy.yaml", &format!("kind: job\nrestart: never\n{fields}\ncommand: /run/ctl ps --socket {socket}"));
+    eventually("it is refused", || world.log().contains("a workload tried to talk to the controller"));
+    let said = std::process::Command::new(program).args(["ps", "--socket", &socket]).output().unwrap();
+    assert!(said.status.success(), "everybody else is served");
+}

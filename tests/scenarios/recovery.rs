@@ -101,6 +101,56 @@ fn a_damaged_database_is_set_aside_and_said() {
 }
 
 #[test]
+fn traces_that_are_damaged_or_lost_cost_no_process() {
+    let mut world = World::running();
+    world.put("web.yaml", "command: sleep infinity\ncpu: 1");
+    let web = world.wait_running("web");
+    // As a later version might write it, and as a bad disk would.
+    for damage in ["\u{9}a later version", ""] {
+        world.kill_controller();
+        let path = world.path("run/workloads/web/1/box");
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        fs::write(path, format!("{boot_id}{damage}")).unwrap();
+        world.start(&[]);
+        assert_eq!(world.wait_running("web"), web);
+    }
+    world.kill_controller();
+    fs::remove_dir_all(world.path("run/workloads")).unwrap();
+    fs::create_dir(world.path("run/workloads")).unwrap();
+    // A stray file there keeps nothing from starting.
+    fs::write(world.path("run/workloads/stray"), "").unwrap();
+    world.start(&[]);
+    assert_eq!(world.wait_running("web"), web);
+    world.put("web.yaml", "command: sleep infinity\ncpu: 300m");
+    eventually("it is resized", || kernel::cpu_milli(&world.group("web")) == Some(300));
+    // Without the database too: the kernel is all there is to tell.
+    world.kill_controller();
+    fs::remove_dir_all(world.path("run/workloads")).unwrap();
+    fs::remove_dir_all(world.path("state/db")).unwrap();
+    world.start(&[]);
+    assert_eq!(world.wait_running("web"), web);
+    signal(web, Signal::SIGKILL);
+    world.wait_status("web", |status| status["phase"] == "Running" && status["pid"] != web);
+}
+
+#[test]
+fn a_foreign_process_in_its_cgroup_does_not_keep_a_workload_down() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep infinity\nrestart: {initialDelay: 10ms}");
+    let web = world.wait_running("web");
+    for directory in kernel::directories(&world.group("web")) {
+        // Alone in one hierarchy, where killing the v2 group does not reach it.
+        let mut stranger = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let before = world.wait_running("web");
+        fs::write(directory.join("cgroup.procs"), stranger.id().to_string()).unwrap();
+        signal(before, Signal::SIGKILL);
+        world.wait_status("web", |status| status["phase"] == "Running" && status["pid"] != before);
+        assert!(!stranger.wait().unwrap().success(), "it was in the way and has been killed");
+    }
+    assert_ne!(world.wait_running("web"), web);
+}
+
+#[test]
 fn a_stopped_controller_leaves_workloads_running_and_no_socket() {
     let mut world = World::running();
     world.put("web.yaml", "command: sleep infinity");

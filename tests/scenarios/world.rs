@@ -79,11 +79,28 @@ impl World {
 
     /// Starts the controller and waits until it answers.
     pub fn start(&mut self, more: &[&str]) {
+        self.start_as(self.command(more));
+    }
+
+    /// Starts the controller from a shell that does something to itself first.
+    pub fn start_after(&mut self, script: &str) {
+        let controller = self.command(&[]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{script}; exec \"$@\""), "sh"]).arg(controller.get_program());
+        command.args(controller.get_args()).env_remove("SUDO_UID").stdin(Stdio::null());
+        self.start_as(command);
+    }
+
+    fn start_as(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let mut command = self.command(more);
         self.controller = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
         let ready = || std::os::unix::net::UnixStream::connect(self.socket()).is_ok();
         eventually_or(ready, || format!("the controller does not answer: {}", self.log()));
+    }
+
+    /// Takes over a controller that was started by hand.
+    pub fn adopt(&mut self, controller: Child) {
+        self.controller = Some(controller);
     }
 
     pub fn controller_pid(&self) -> u32 {

@@ -4,7 +4,7 @@
 //! swallows some errors and its delete sleeps. It never sees v2 here.
 
 use super::unified::Unified;
-use super::{Backend, CgroupError, Entry, FILES, counter, directory_name, list_directories, parse_pids};
+use super::{Backend, CgroupError, FILES, counter, cpus_of_this_process, directory_name, list_directories, parse_pids};
 use crate::model::cgroup::{Settings, Support, Write};
 use crate::model::name::Name;
 use crate::model::observed::Group;
@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The controllers whose hierarchies a workload joins: those it is held to. Each costs a directory and, at a start, 20 us.
@@ -26,7 +27,7 @@ const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 /// The ones without which this is no workload host.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
-/// Times a group without `cgroup.kill` is emptied by hand before the rest is left to the next pass.
+/// Times a group is emptied by hand, where `cgroup.kill` does not reach, before the rest is left to the next pass.
 const KILL_ROUNDS_MAX: usize = 16;
 
 /// Where the kernel's v1 hierarchies are.
@@ -166,12 +167,12 @@ impl Backend for Legacy {
         self.of(name).create().map_err(|error| created(cause(&error)))
     }
 
-    fn entry(&self, name: &Name) -> Result<Entry, CgroupError> {
-        let directory = match &self.unified {
-            Some(unified) => unified.entry(name)?.directory,
-            None => None,
-        };
-        Ok(Entry { directory, tasks: self.groups(name).map(|directory| directory.join("tasks")).collect() })
+    fn directory(&self, name: &Name) -> Result<Option<OwnedFd>, CgroupError> {
+        self.unified.as_ref().map_or(Ok(None), |unified| unified.directory(name))
+    }
+
+    fn tasks(&self, name: &Name) -> Vec<PathBuf> {
+        self.groups(name).map(|directory| directory.join("tasks")).collect()
     }
 
     fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
@@ -193,10 +194,8 @@ impl Backend for Legacy {
         if beside.is_none() && settings.0.is_empty() {
             return Ok(None);
         }
-        let populated = match beside {
-            Some(group) => group.populated,
-            None => !self.processes(name)?.is_empty(),
-        };
+        // The v2 tree knows at once while something runs. When it says no, somebody may still have put a process into a v1 group alone.
+        let populated = beside.is_some_and(|group| group.populated) || !self.processes(name)?.is_empty();
         Ok(Some(Group { settings, populated }))
     }
 
@@ -206,17 +205,30 @@ impl Backend for Legacy {
     }
 
     fn processes(&self, name: &Name) -> Result<Vec<u32>, CgroupError> {
-        match &self.unified {
-            Some(unified) => unified.processes(name),
-            None => Ok(parse_pids(&self.read_file(name, "cgroup.procs")?.unwrap_or_default())),
+        let mut pids = match &self.unified {
+            Some(unified) => unified.processes(name)?,
+            None => Vec::new(),
+        };
+        for path in self.groups(name).map(|group| group.join("cgroup.procs")) {
+            match fs::read_to_string(&path) {
+                Ok(text) => pids.extend(parse_pids(&text)),
+                // ENODEV: removed between opening and reading.
+                Err(source)
+                    if source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(source) => return Err(CgroupError::Read { path, source }),
+            }
         }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
     }
 
     fn kill(&self, name: &Name) -> Result<(), CgroupError> {
         if let Some(unified) = &self.unified {
-            return unified.kill(name);
+            unified.kill(name)?;
         }
-        // Without cgroup.kill: whoever forks faster than this is caught by the end of its pid namespace, whose PID 1 is among the first.
+        // What is in a v1 group only, by hand: whoever forks faster than this is caught by the end of its pid namespace, whose PID 1 is
+        // among the first.
         for _ in 0..KILL_ROUNDS_MAX {
             let pids = self.processes(name)?;
             if pids.is_empty() {
@@ -267,6 +279,6 @@ impl Backend for Legacy {
             let mut paths = self.directories.iter().map(|directory| directory.join(file));
             paths.find_map(|path| fs::read_to_string(path).ok())
         });
-        found.ok_or_else(|| CgroupError::NoSuchFile { file: "cpuset.cpus".to_owned() })
+        found.map_or_else(cpus_of_this_process, Ok)
     }
 }

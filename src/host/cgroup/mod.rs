@@ -10,7 +10,7 @@ mod legacy;
 mod probe;
 mod unified;
 
-pub use probe::{Opened, open, remove_parent};
+pub use probe::{Opened, is_below, open, remove_parent};
 
 use crate::model::cgroup::{Support, Write};
 use crate::model::name::Name;
@@ -46,15 +46,6 @@ const FILES: [&str; 20] = [
     "memory.oom_control",
 ];
 
-/// How a process gets into a group.
-#[derive(Debug)]
-pub struct Entry {
-    /// The group's directory in a v2 tree, for `CLONE_INTO_CGROUP`.
-    pub directory: Option<OwnedFd>,
-    /// v1 files that a new process writes `0` to, which moves the writer.
-    pub tasks: Vec<PathBuf>,
-}
-
 /// The cgroups of one host, below one parent.
 pub trait Backend: Send + Sync {
     fn support(&self) -> &Support;
@@ -62,7 +53,11 @@ pub trait Backend: Send + Sync {
     /// Makes the group of a workload, with the kernel's defaults.
     fn create(&self, name: &Name) -> Result<(), CgroupError>;
 
-    fn entry(&self, name: &Name) -> Result<Entry, CgroupError>;
+    /// The group's directory in a v2 tree, for `CLONE_INTO_CGROUP`.
+    fn directory(&self, name: &Name) -> Result<Option<OwnedFd>, CgroupError>;
+
+    /// v1 files that a new process writes `0` to, which moves the writer.
+    fn tasks(&self, name: &Name) -> Vec<PathBuf>;
 
     /// Writes one control file. The kernel may round the value; [`Backend::read`] tells.
     fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError>;
@@ -115,6 +110,15 @@ pub enum CgroupError {
         "this host has no usable cgroups: neither a v2 tree nor v1 hierarchies with cpu, memory and pids are mounted\n  help: mount -t cgroup2 none /sys/fs/cgroup"
     )]
     NoHierarchy,
+}
+
+/// Where no cpuset can be asked: the CPUs this process may run on.
+fn cpus_of_this_process() -> Result<String, CgroupError> {
+    let path = PathBuf::from("/proc/self/status");
+    let failed = |source| CgroupError::Read { path: path.clone(), source };
+    let text = std::fs::read_to_string(&path).map_err(failed)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.map(|list| list.trim().to_owned()).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
 }
 
 fn directory_name(name: &Name) -> String {

@@ -6,6 +6,7 @@ use super::{Backend, CgroupError, FILES};
 use crate::model::cgroup::{Generation, Support};
 use crate::model::cpuset::NodeSet;
 use crate::model::name::Name;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -60,6 +61,13 @@ pub fn remove_parent(parent: &str) -> Result<(), CgroupError> {
         }
     }
     Ok(())
+}
+
+/// Whether a process is in a group below `parent`, in any hierarchy (cgroups(7): `/proc/PID/cgroup` has a line for each).
+pub fn is_below(pid: i32, parent: &str) -> bool {
+    let inside = format!("/{}/", parent.trim_matches('/'));
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| path.starts_with(&inside))
 }
 
 /// Where a file system of this type is mounted, the shallowest place first.
@@ -136,7 +144,10 @@ fn make(path: &Path) -> Result<(), CgroupError> {
 /// The kernel's lock on the parent's directory: it goes with the process that holds it, so a crash leaves nothing to clean.
 fn lock(path: &Path) -> Result<Flock<File>, CgroupError> {
     let directory = File::open(path).map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|_| CgroupError::Locked { path: path.to_owned() })
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => CgroupError::Locked { path: path.to_owned() },
+        errno => CgroupError::Open { path: path.to_owned(), source: errno.into() },
+    })
 }
 
 fn open_legacy(hierarchies: &Hierarchies, parent: &str, unified: Option<Unified>) -> Result<Legacy, CgroupError> {
@@ -163,11 +174,15 @@ fn probe(backend: &dyn Backend, directories: impl Fn(&Name) -> Vec<PathBuf>) -> 
     // No manifest can claim this name while we look: it is gone before the first one is read.
     let Ok(name) = "probe".parse::<Name>() else { return Ok(BTreeSet::new()) };
     // One that a crash left behind is as good for looking at.
-    let created = backend.create(&name);
+    let ours = match backend.create(&name) {
+        Ok(()) => true,
+        Err(CgroupError::Create { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error),
+    };
     let directories = directories(&name);
     let exists = |file: &&&str| directories.iter().any(|directory| directory.join(file).exists());
     let files = FILES.iter().filter(exists).map(|file| (*file).to_owned()).collect();
-    if created.is_ok() {
+    if ours {
         backend.remove(&name)?;
     }
     Ok(files)

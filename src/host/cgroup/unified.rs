@@ -3,7 +3,7 @@
 //! The same code keeps the v2 tree beside v1 controllers (hybrid hosts), where it has no controllers but `cgroup.kill`, `cgroup.events`
 //! and a place to clone into.
 
-use super::{Backend, CgroupError, Entry, counter, directory_name, list_directories, parse_pids};
+use super::{Backend, CgroupError, counter, cpus_of_this_process, directory_name, list_directories, parse_pids};
 use crate::model::cgroup::{Settings, Support, Write};
 use crate::model::name::Name;
 use crate::model::observed::Group;
@@ -79,8 +79,12 @@ impl Backend for Unified {
             .map_err(|errno| CgroupError::Create { path: self.path_of(name, ""), source: errno.into() })
     }
 
-    fn entry(&self, name: &Name) -> Result<Entry, CgroupError> {
-        Ok(Entry { directory: Some(self.group(name)?), tasks: Vec::new() })
+    fn directory(&self, name: &Name) -> Result<Option<OwnedFd>, CgroupError> {
+        self.group(name).map(Some)
+    }
+
+    fn tasks(&self, _: &Name) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
@@ -135,6 +139,9 @@ impl Backend for Unified {
 
     fn usable_cpus(&self) -> Result<String, CgroupError> {
         let file = "cpuset.cpus.effective";
-        read_at(&self.parent, file).map_err(|source| CgroupError::Read { path: self.parent_path.join(file), source })
+        match read_at(&self.parent, file) {
+            Err(source) if source.kind() == io::ErrorKind::NotFound => cpus_of_this_process(),
+            read => read.map_err(|source| CgroupError::Read { path: self.parent_path.join(file), source }),
+        }
     }
 }

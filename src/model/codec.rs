@@ -1,9 +1,9 @@
-//! How a record is kept: one version byte, a CRC-32 of what follows, then JSON.
+//! How a record is kept, in the database and beside a run: one version byte, a CRC-32 of what follows, then JSON.
 //!
 //! Records of every version that was ever released are read for ever; `tests/fixtures` holds one of each. A new field gets a serde
 //! default and needs no new version; a field that changes its meaning does.
 
-use crate::model::record::Record;
+use super::record::Record;
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 5;
@@ -51,7 +51,7 @@ mod tests {
     use crate::manifest::parse;
     use crate::model::exit::{Exit, Outcome};
     use crate::model::gpu::{GpuId, GpuLease, Share};
-    use crate::model::record::{Grant, Stopping};
+    use crate::model::record::{Grant, Requested, Stopping};
     use crate::model::time::Timestamp;
     use std::path::Path;
 
@@ -66,6 +66,7 @@ mod tests {
                 cpus: "0-1".parse().unwrap(),
                 fenced: "".parse().unwrap(),
                 gpus: vec![GpuLease { gpu: GpuId("GPU-0".to_owned()), share: Share::Whole }],
+                requested: Requested::default(),
                 reason: "class pinned".to_owned(),
             }),
             restarts: 2,

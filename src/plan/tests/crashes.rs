@@ -1,0 +1,185 @@
+//! What is found after a crash, a loss, drift or a failed step.
+
+use super::World;
+use crate::model::exit::Outcome;
+use crate::model::observed::{Group, Observed};
+use crate::model::time::Timestamp;
+use crate::plan::{Act, Setback};
+use std::time::Duration;
+
+#[test]
+fn drift_is_written_back() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "cpu: 2\ncommand: a").settle();
+    let group = world.observed.values_mut().next().unwrap().group.as_mut().unwrap();
+    group.settings.set("cpu.max", "max 100000");
+    group.settings.set("pids.max", "max");
+    insta::assert_snapshot!(world.settle(), @"
+    web: resize (cpu.max max 100000 -> 200000 100000, pids.max max -> 512)
+      web Running Ready=true Running: pid 100
+    ");
+}
+
+#[test]
+fn without_a_database_what_runs_is_adopted_as_it_was_started() {
+    let mut world = World::new(4);
+    world
+        .file("web.yaml", "cpu: 2\ncommand: a")
+        .file("x.yaml", "command: x\ncpu: {class: exclusive, request: 1}")
+        .settle();
+    let before = world.observed.clone();
+    world.records.clear();
+    insta::assert_snapshot!(world.settle(), @"
+    web: remember (as it should be)
+    x: remember (as it should be)
+      web Running Ready=true Running: pid 100
+      x Running Ready=true Running: pid 100
+    ");
+    assert_eq!(world.observed, before, "nothing was touched");
+    assert_eq!(world.records.len(), 2);
+}
+
+#[test]
+fn a_run_the_database_has_not_heard_of_is_adopted() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\ngpu: true").settle();
+    let stale = world.records.clone();
+    world.exit_code("web", 1);
+    world.settle();
+    world.now = world.plan().wake_at.unwrap();
+    world.settle();
+    let newer = std::mem::replace(&mut world.records, stale);
+    insta::assert_snapshot!(world.settle(), @"
+    web: remember (as it should be)
+      web Running Ready=true Running: pid 100
+    ");
+    assert_eq!(world.records, newer, "run, restarts and lease are those of the run that is there");
+}
+
+#[test]
+fn leftovers_of_a_crash_are_cleared_before_a_start() {
+    let mut world = World::new(4);
+    world.observed.insert("old".parse().unwrap(), Observed { instance: None, group: Some(Group::default()) });
+    let group = Group { populated: true, ..Group::default() };
+    world.observed.insert("web".parse().unwrap(), Observed { instance: None, group: Some(group) });
+    world.file("web.yaml", "command: a");
+    insta::assert_snapshot!(world.settle(), @"
+    old: forget (a leftover that no record and no manifest explains)
+    web: kill (processes without a run of their own are in its cgroup)
+      old Stopping 
+      web Pending Ready=false Leftovers: processes without a run of their own are in its cgroup
+    web: clear (an empty cgroup is left from before)
+      web Pending Ready=false Leftovers: an empty cgroup is left from before
+    web: start (new; no cpu.limit: all shared CPUs)
+      web Starting Ready=false Starting: being set up
+    ");
+}
+
+#[test]
+fn a_failed_step_waits_and_hides_nobody_else() {
+    let mut world = World::new(4);
+    let setback = Setback {
+        message: "cannot make the cgroup".to_owned(),
+        failures: 1,
+        retry_at: world.now.plus(Duration::from_secs(1)),
+    };
+    world.setbacks.insert("a".parse().unwrap(), setback);
+    world.file("a.yaml", "command: a").file("b.yaml", "command: b");
+    insta::assert_snapshot!(world.pass(), @"
+    b: start (new; no cpu.limit: all shared CPUs)
+      a Failed Ready=false Starting: being set up; Degraded=true StepFailed: cannot make the cgroup
+      b Starting Ready=false Starting: being set up
+    ");
+    insta::assert_snapshot!(world.after(1000).pass(), @"
+    a: start (new; no cpu.limit: all shared CPUs)
+      a Starting Ready=false Starting: being set up; Degraded=true StepFailed: cannot make the cgroup
+      b Running Ready=true Running: pid 100
+    ");
+}
+
+#[test]
+fn a_clock_set_back_makes_no_wait_longer() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\nrestart: {maxDelay: 10s}").settle();
+    world.exit_code("web", 1);
+    world.settle();
+    world.now = Timestamp(5);
+    assert!(world.plan().wake_at.unwrap() <= world.now.plus(Duration::from_secs(10)));
+    world.now = world.plan().wake_at.unwrap();
+    world.settle();
+    world.files.clear();
+    world.pass();
+    world.now = Timestamp(0);
+    world.settle();
+    world.after(10_000).settle();
+    assert_eq!(world.records.len(), 0);
+}
+
+#[test]
+fn a_run_whose_traces_are_lost_goes_on_as_its_record_says() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\ncpu: 2").settle();
+    let instance = world.observed.values_mut().next().unwrap().instance.as_mut().unwrap();
+    (instance.number, instance.record) = (0, None);
+    insta::assert_snapshot!(world.pass(), @"  web Running Degraded=true TracesLost: the traces of its start are lost or unreadable; it is taken for what its record says; Ready=true Running: pid 100");
+    world.records.clear();
+    insta::assert_snapshot!(world.settle(), @"
+    web: remember (as it should be)
+      web Running Degraded=true TracesLost: the traces of its start are lost or unreadable; it is taken for what its record says; Ready=true Running: pid 100
+    ");
+    // Nobody knows any more which device it holds: two workloads on one GPU would be worse than a new start.
+    world.file("gpu.yaml", "command: a\ngpu: true").settle();
+    let instance = world.observed.get_mut(&"gpu".parse().unwrap()).unwrap().instance.as_mut().unwrap();
+    (instance.number, instance.record) = (0, None);
+    world.records.remove(&"gpu".parse().unwrap());
+    insta::assert_snapshot!(world.pass(), @"
+    gpu: stop { signal: signal(15) } (a new gpu lease needs a new process)
+      gpu Stopping Degraded=true TracesLost: the traces of its start are lost or unreadable; it is taken for what its record says; Ready=false Stopping: a new gpu lease needs a new process
+      web Running Degraded=true TracesLost: the traces of its start are lost or unreadable; it is taken for what its record says; Ready=true Running: pid 100
+    ");
+}
+
+#[test]
+fn nothing_is_done_about_what_cannot_be_looked_at() {
+    let mut world = World::new(4);
+    world.blind.insert("web".parse().unwrap());
+    world.file("web.yaml", "command: a").file("db.yaml", "command: b");
+    insta::assert_snapshot!(world.pass(), @"
+    db: start (new; no cpu.limit: all shared CPUs)
+      db Starting Ready=false Starting: being set up
+      web Pending Ready=false Unknown: it cannot be looked at
+    ");
+}
+
+#[test]
+fn a_foreign_process_in_the_group_of_an_ended_run_does_not_keep_it_down() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a").settle();
+    world.exit_code("web", 4);
+    world.observed.values_mut().next().unwrap().group.as_mut().unwrap().populated = true;
+    let retry_at = world.now.plus(Duration::from_millis(30));
+    let clear = world.plan().work.remove(0);
+    assert_eq!(clear.act, Act::Clear, "most often what is there is gone in a moment");
+    world.records.insert(clear.name.clone(), clear.record.unwrap());
+    world.setbacks.insert(clear.name, Setback { message: "busy".to_owned(), failures: 1, retry_at });
+    insta::assert_snapshot!(world.after(30).pass(), @"
+    web: kill (processes that are not its own keep its cgroup)
+      web Pending Ready=false Ended: exited with code 4; Degraded=true StepFailed: busy
+    ");
+}
+
+#[test]
+fn an_end_that_we_forced_is_told_as_that() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\nstop: {grace: 1s}").settle();
+    world.file("web.yaml", "command: b");
+    world.pass();
+    world.after(1000);
+    let kill = world.plan().work.remove(0);
+    world.records.insert(kill.name, kill.record.unwrap());
+    // An adopted init is no child of ours, so nothing tells how it ended.
+    world.exit("web", Outcome::Lost);
+    world.pass();
+    let last = world.records.values().next().unwrap().last_exit.clone().unwrap();
+    assert_eq!(last.outcome.to_string(), "killed by SIGKILL");
+}

@@ -1,0 +1,200 @@
+//! What becomes of one workload: starts, edits, ends, deletions.
+
+use super::World;
+use crate::model::exit::Outcome;
+use std::fmt::Write as _;
+
+#[test]
+fn a_new_manifest_is_started_and_then_left_alone() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "cpu: 2\nmemory: 512M\ngpu: true\ncommand: stress --cpu 2");
+    insta::assert_snapshot!(world.pass(), @"
+    web: start with GPU-0 (new; smallest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
+      web Starting Ready=false Starting: being set up
+    ");
+    insta::assert_snapshot!(world.pass(), @"  web Running Ready=true Running: pid 100");
+    assert_eq!(world.plan().work, []);
+    assert_eq!(world.plan().wake_at, None, "an idle host wakes for nothing");
+}
+
+#[test]
+fn new_limits_resize_and_a_new_command_replaces() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "cpu: 2\nmemory: 512M\ncommand: a").settle();
+    world.file("web.yaml", "cpu: 1\nmemory: 256M\ncommand: a");
+    insta::assert_snapshot!(world.pass(), @"
+    web: resize (cpu.max 200000 100000 -> 100000 100000, memory.max 512000000 -> 256000000)
+      web Running Ready=true Running: pid 100
+    ");
+    assert_eq!(world.plan().verdicts.values().next().unwrap().observed_generation, 2);
+    world.file("web.yaml", "cpu: 1\nmemory: 256M\ncommand: b\nstop: {signal: SIGINT, grace: 2s}");
+    insta::assert_snapshot!(world.pass(), @"
+    web: stop { signal: signal(15) } (a new command needs a new process)
+      web Stopping Ready=false Stopping: a new command needs a new process
+    ");
+    insta::assert_snapshot!(world.after(1000).pass(), @"  web Stopping Ready=false Stopping: a new command needs a new process");
+    world.exit_code("web", 0);
+    insta::assert_snapshot!(world.settle(), @"
+    web: clear (exited with code 0)
+      web Pending Ready=false Ended: exited with code 0
+    web: start (its last run ended; smallest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
+      web Starting Ready=false Starting: being set up
+    ");
+    assert_eq!(world.records[&"web".parse().unwrap()].restarts, 0, "a replacement is no restart");
+}
+
+#[test]
+fn whoever_ignores_the_signal_is_killed_after_the_grace() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\nstop: {grace: 3s}").settle();
+    world.files.clear();
+    insta::assert_snapshot!(world.pass(), @"
+    web: stop { signal: signal(15) } (web.yaml was deleted)
+      web Stopping Accepted=false Deleted: web.yaml is gone; Ready=false Stopping: web.yaml was deleted
+    ");
+    insta::assert_snapshot!(world.after(2999).pass(), @"  web Stopping Accepted=false Deleted: web.yaml is gone; Ready=false Stopping: web.yaml was deleted");
+    insta::assert_snapshot!(world.after(1).settle(), @"
+    web: kill (its grace period is over)
+      web Stopping Accepted=false Deleted: web.yaml is gone; Ready=false Killed: web.yaml was deleted; still there after the grace period
+    web: clear (killed by SIGKILL)
+      web Pending Accepted=false Deleted: web.yaml is gone; Ready=false Ended: killed by SIGKILL
+    web: forget (its manifest was deleted and nothing of it runs)
+      web Stopping Accepted=false Deleted: web.yaml is gone
+    ");
+    assert_eq!((world.records.len(), world.observed.len()), (0, 0));
+}
+
+#[test]
+fn a_stop_is_seen_through_even_if_the_file_comes_back() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a").settle();
+    world.files.clear();
+    world.pass();
+    world.file("web.yaml", "command: a");
+    insta::assert_snapshot!(world.pass(), @"  web Stopping Ready=false Stopping: web.yaml was deleted");
+    world.exit_code("web", 0);
+    insta::assert_snapshot!(world.settle(), @"
+    web: clear (exited with code 0)
+      web Pending Ready=false Ended: exited with code 0
+    web: start (its last run ended; no cpu.limit: all shared CPUs)
+      web Starting Ready=false Starting: being set up
+    ");
+}
+
+#[test]
+fn a_broken_manifest_changes_nothing_that_runs() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "cpu: 2\ncommand: a").settle();
+    world.file("web.yaml", "cpu: [2\ncommand: b");
+    insta::assert_snapshot!(world.pass(), @"  web Running Accepted=false Refused: web.yaml cannot be accepted; generation 1 goes on as it was; Ready=true Running: pid 100");
+    // Not even when it ends: what was good runs again.
+    world.exit_code("web", 1);
+    world.settle();
+    insta::assert_snapshot!(world.after(2000).settle(), @"
+    web: start (its last run: exited with code 1; smallest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
+      web Starting Accepted=false Refused: web.yaml cannot be accepted; generation 1 goes on as it was; Ready=false Starting: being set up
+    ");
+}
+
+#[test]
+fn a_service_that_ends_is_started_again_later_and_later() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a").settle();
+    let mut shown = String::new();
+    for wait in [1, 2000, 4000] {
+        world.after(wait).exit_code("web", 3);
+        shown += &world.settle();
+        world.now = world.plan().wake_at.unwrap();
+        shown += &world.settle();
+    }
+    insta::assert_snapshot!(shown, @"
+    web: clear (exited with code 3)
+      web Pending Ready=false Ended: exited with code 3
+    web: start (its last run: exited with code 3; no cpu.limit: all shared CPUs)
+      web Starting Ready=false Starting: being set up
+    web: clear (exited with code 3)
+      web Pending Ready=false Ended: exited with code 3
+    web: start (its last run: exited with code 3; no cpu.limit: all shared CPUs)
+      web Starting Ready=false Starting: being set up
+    web: clear (exited with code 3)
+      web Pending Ready=false Ended: exited with code 3
+    web: start (its last run: exited with code 3; no cpu.limit: all shared CPUs)
+      web Starting Ready=false Starting: being set up
+    ");
+    world.after(600_000).exit_code("web", 3);
+    world.settle();
+    assert_eq!(world.records[&"web".parse().unwrap()].failures, 1, "ten good minutes are forgiveness");
+}
+
+#[test]
+fn a_job_that_succeeds_is_never_run_again_unless_its_process_changes() {
+    let mut world = World::new(4);
+    world.file("job.yaml", "kind: job\ncommand: a\ngpu: true").settle();
+    world.exit_code("job", 0);
+    insta::assert_snapshot!(world.settle(), @"
+    job: clear (exited with code 0)
+      job Completed Ready=false Ended: exited with code 0
+    ");
+    assert_eq!(world.records[&"job".parse().unwrap()].grant, None, "a finished job holds nothing");
+    world.file("job.yaml", "kind: job\ncommand: a\ngpu: true\nmemory: 1Gi\nlabels: {a: b}");
+    world.settle();
+    assert_eq!(world.observed.values().next().unwrap().instance, None);
+    world.file("job.yaml", "kind: job\ncommand: b");
+    insta::assert_snapshot!(world.settle(), @"
+    job: start (its last run ended; no cpu.limit: all shared CPUs)
+      job Starting Ready=false Starting: being set up
+    ");
+}
+
+#[test]
+fn restart_policies_decide_what_an_end_means() {
+    let mut shown = String::new();
+    for (policy, code) in [("never", 0), ("never", 1), ("on-failure", 0), ("on-failure", 1), ("always", 0)] {
+        let mut world = World::new(4);
+        world.file("web.yaml", &format!("command: a\nrestart: {policy}")).settle();
+        world.exit_code("web", code);
+        world.settle();
+        write!(shown, "{policy} {code}: {}", world.pass()).unwrap();
+    }
+    insta::assert_snapshot!(shown, @"
+    never 0:   web Completed Ready=false Finished: exited with code 0
+    never 1:   web Failed Ready=false Finished: exited with code 1
+    on-failure 0:   web Completed Ready=false Finished: exited with code 0
+    on-failure 1:   web Pending Ready=false BackOff: exited with code 1; next try at 1970-01-01T00:16:41.165Z
+    always 0:   web Pending Ready=false BackOff: exited with code 0; next try at 1970-01-01T00:16:41.165Z
+    ");
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_failed_and_tried_again_at_length() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: stress").settle();
+    world.exit("web", Outcome::NotFound { command: "stress".to_owned() });
+    world.settle();
+    insta::assert_snapshot!(world.pass(), @"  web Failed Ready=false NotStarted: command not found: stress; next try at 1970-01-01T00:21:40.000Z");
+    world.file("web.yaml", "command: sleep 1");
+    insta::assert_snapshot!(world.settle(), @"
+    web: start (its last run: command not found: stress; no cpu.limit: all shared CPUs)
+      web Starting Ready=false Starting: being set up
+    ");
+}
+
+#[test]
+fn suspended_workloads_stop_and_resume() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a").settle();
+    world.file("web.yaml", "command: a\nsuspend: true");
+    world.pass();
+    world.exit_code("web", 0);
+    insta::assert_snapshot!(world.settle(), @"
+    web: clear (exited with code 0)
+      web Pending Ready=false Ended: exited with code 0
+    web: remember (suspended)
+      web Suspended Ready=false Suspended: its manifest says suspend
+    ");
+    world.file("web.yaml", "command: a");
+    insta::assert_snapshot!(world.settle(), @"
+    web: start (its last run ended; no cpu.limit: all shared CPUs)
+      web Starting Ready=false Starting: being set up
+    ");
+}

@@ -1,0 +1,9 @@
+//! Plans as text: what a pass does about a small world, printed.
+
+mod crashes;
+mod lives;
+mod places;
+mod properties;
+mod world;
+
+use world::World;

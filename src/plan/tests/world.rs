@@ -1,0 +1,236 @@
+//! A small world of manifests, records and sightings: each pass is printed and then carried out on it.
+
+use crate::manifest::{gather, parse};
+use crate::model::cgroup::{Generation, Settings, Support};
+use crate::model::cpuset::CpuSet;
+use crate::model::exit::{Exit, Outcome};
+use crate::model::gpu::{Gpu, GpuId, Vendor};
+use crate::model::machine::Machine;
+use crate::model::name::Name;
+use crate::model::observed::{Group, Instance, Life, Observed};
+use crate::model::record::Record;
+use crate::model::spec::Signal;
+use crate::model::status::ConditionKind;
+use crate::model::time::Timestamp;
+use crate::model::topology::tests::{flat, two_sockets};
+use crate::model::units::Bytes;
+use crate::plan::{Act, Input, Plan, Setback, Work, plan};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A world without a kernel: work is carried out by editing what is seen.
+pub struct World {
+    pub files: BTreeMap<String, String>,
+    pub records: BTreeMap<Name, Record>,
+    pub observed: BTreeMap<Name, Observed>,
+    pub setbacks: BTreeMap<Name, Setback>,
+    pub busy: BTreeSet<Name>,
+    pub blind: BTreeSet<Name>,
+    pub machine: Machine,
+    pub utilisation_percent: Option<u8>,
+    pub now: Timestamp,
+}
+
+impl World {
+    pub fn new(cpus: u32) -> World {
+        let files = [
+            "cpu.max",
+            "cpu.max.burst",
+            "cpu.idle",
+            "cpu.weight",
+            "memory.low",
+            "memory.high",
+            "memory.max",
+            "memory.swap.max",
+            "cpuset.cpus",
+            "pids.max",
+        ];
+        let gpu = |index: u32| Gpu {
+            id: GpuId(format!("GPU-{index}")),
+            vendor: Vendor::Simulated,
+            model: "Simulated".to_owned(),
+            memory: Bytes(16 << 30),
+        };
+        World {
+            files: BTreeMap::new(),
+            records: BTreeMap::new(),
+            observed: BTreeMap::new(),
+            setbacks: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            blind: BTreeSet::new(),
+            machine: Machine {
+                topology: if cpus == 16 { two_sockets() } else { flat(cpus) },
+                memory: Bytes(16 << 30),
+                gpus: vec![gpu(0), gpu(1)],
+                cgroup: Support {
+                    generation: Generation::Unified,
+                    files: files.into_iter().map(str::to_owned).collect(),
+                    nodes: "0".parse().unwrap(),
+                },
+                boot_id: "boot".to_owned(),
+            },
+            utilisation_percent: None,
+            now: Timestamp(1_000_000),
+        }
+    }
+
+    pub fn file(&mut self, path: &str, text: &str) -> &mut World {
+        self.files.insert(path.to_owned(), text.to_owned());
+        self
+    }
+
+    pub fn plan(&self) -> Plan {
+        let files =
+            self.files.iter().map(|(path, text)| (path.clone(), Arc::new(parse(path, text.as_bytes())))).collect();
+        let owners = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone())).collect();
+        let (desired, _) = gather::gather(&files, &BTreeSet::new(), &owners);
+        plan(&Input {
+            desired: &desired,
+            records: &self.records,
+            observed: &self.observed,
+            busy: &self.busy,
+            blind: &self.blind,
+            setbacks: &self.setbacks,
+            machine: &self.machine,
+            utilisation_percent: self.utilisation_percent,
+            job_threshold_percent: 85,
+            now: self.now,
+            entropy: 0,
+        })
+    }
+
+    /// One pass: planned, printed, carried out.
+    pub fn pass(&mut self) -> String {
+        let plan = self.plan();
+        let mut shown = String::new();
+        for Work { name, record, act, reason } in plan.work {
+            let act_shown = match &act {
+                Act::Start { env, .. } => match env.get("CUDA_VISIBLE_DEVICES") {
+                    Some(devices) => format!("start with {devices}"),
+                    None => "start".to_owned(),
+                },
+                Act::Resize { .. } => "resize".to_owned(),
+                other => format!("{other:?}").to_lowercase(),
+            };
+            writeln!(shown, "{name}: {act_shown} ({reason})").unwrap();
+            self.carry_out(&name, record, &act);
+        }
+        for (name, verdict) in &plan.verdicts {
+            let findings: Vec<String> = verdict
+                .findings
+                .iter()
+                .filter(|finding| {
+                    finding.kind != ConditionKind::Accepted && finding.kind != ConditionKind::Placed || !finding.status
+                })
+                .map(|finding| format!("{:?}={} {}: {}", finding.kind, finding.status, finding.reason, finding.message))
+                .collect();
+            writeln!(shown, "  {name} {} {}", verdict.phase, findings.join("; ")).unwrap();
+        }
+        shown
+    }
+
+    pub fn carry_out(&mut self, name: &Name, record: Option<Record>, act: &Act) {
+        if let Some(record) = record {
+            self.records.insert(name.clone(), record);
+        }
+        let seen = self.observed.entry(name.clone()).or_default();
+        match act {
+            Act::Remember | Act::Stop { .. } => {}
+            Act::Start { writes, .. } => {
+                assert_eq!(*seen, Observed::default(), "{name} was started beside something");
+                assert_eq!(self.on_fenced_cpus_of(name), None, "{name} was started on CPUs that are not exclusive yet");
+                let seen = self.observed.entry(name.clone()).or_default();
+                let record = self.records[name].clone();
+                let mut settings = Settings::default();
+                for write in writes {
+                    settings.set(&write.file, &write.value);
+                }
+                for (file, value) in [
+                    ("cpu.max", "max 100000"),
+                    ("cpu.weight", "100"),
+                    ("memory.max", "max"),
+                    ("memory.high", "max"),
+                    ("cpu.max.burst", "0"),
+                    ("cpu.idle", "0"),
+                    ("memory.low", "0"),
+                    ("memory.swap.max", "max"),
+                    ("pids.max", "max"),
+                ] {
+                    settings.0.entry(file.to_owned()).or_insert_with(|| value.to_owned());
+                }
+                seen.group = Some(Group { settings, populated: true });
+                let life = Life::Running { pid: 100 };
+                let (number, started) = (record.instance, Some(self.now));
+                seen.instance = Some(Instance { number, record: Some(record), started, life });
+            }
+            Act::Resize { writes } => {
+                let group = seen.group.as_mut().unwrap();
+                for write in writes {
+                    group.settings.set(&write.file, &write.value);
+                }
+            }
+            Act::Kill => {
+                if seen.instance.is_some() {
+                    self.exit(name.as_str(), Outcome::Killed { signal: Signal::KILL });
+                } else {
+                    seen.group.as_mut().unwrap().populated = false;
+                }
+            }
+            Act::Clear => *seen = Observed::default(),
+            Act::Forget => {
+                self.observed.remove(name);
+                self.records.remove(name);
+            }
+        }
+    }
+
+    /// A workload that the kernel would let run on CPUs fenced for `name`.
+    pub fn on_fenced_cpus_of(&self, name: &Name) -> Option<Name> {
+        let fenced = self.records.get(name).and_then(|record| record.grant.as_ref()).map(|grant| grant.fenced.clone());
+        let trespasses = |seen: &Observed| {
+            let cpus = seen.group.as_ref().and_then(|group| group.settings.get("cpuset.cpus")).unwrap_or("");
+            let cpus: CpuSet = cpus.parse().unwrap();
+            fenced.as_ref().is_some_and(|fenced| !fenced.is_disjoint(&cpus))
+        };
+        let mut others = self.observed.iter().filter(|(other, _)| *other != name);
+        others.find(|(_, seen)| trespasses(seen)).map(|(other, _)| other.clone())
+    }
+
+    pub fn assert_exclusive_is_exclusive(&self) {
+        for (name, seen) in &self.observed {
+            if let Some(Instance { life: Life::Running { .. }, .. }) = seen.instance {
+                assert_eq!(self.on_fenced_cpus_of(name), None, "runs on CPUs exclusive to {name}");
+            }
+        }
+    }
+
+    pub fn exit(&mut self, name: &str, outcome: Outcome) {
+        let seen = self.observed.get_mut(&name.parse().unwrap()).unwrap();
+        let instance = seen.instance.as_mut().unwrap();
+        instance.life = Life::Ended(Exit { instance: instance.number, outcome, at: self.now });
+        seen.group.as_mut().unwrap().populated = false;
+    }
+
+    pub fn exit_code(&mut self, name: &str, code: i32) {
+        self.exit(name, Outcome::Exited { code });
+    }
+
+    pub fn after(&mut self, millis: u64) -> &mut World {
+        self.now = self.now.plus(Duration::from_millis(millis));
+        self
+    }
+
+    /// Passes until nothing is left to do at this instant.
+    pub fn settle(&mut self) -> String {
+        let mut shown = String::new();
+        for _ in 0..20 {
+            if self.plan().work.is_empty() {
+                return shown;
+            }
+            shown += &self.pass();
+        }
+        panic!("does not settle:\n{shown}");
+    }
+}
