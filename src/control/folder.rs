@@ -116,6 +116,7 @@ impl Folder {
     }
 
     /// The same folder, as if it had never been looked at.
+    #[must_use]
     pub fn anew(&self) -> Folder {
         Folder::new(self.path.clone(), self.trust.clone())
     }

@@ -118,8 +118,8 @@ impl Traces {
 
     /// Removes the folders of all runs but one.
     pub fn keep_only(&self, name: &Name, number: u64) -> Result<(), TraceError> {
-        let others = self.numbers(name)?.into_iter().filter(|other| *other != number);
-        others.map(|other| self.abandon(name, other)).collect()
+        let mut others = self.numbers(name)?.into_iter().filter(|other| *other != number);
+        others.try_for_each(|other| self.abandon(name, other))
     }
 
     /// The newest run that left a `box`. One without was never begun: the box is written before anything else.

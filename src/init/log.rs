@@ -104,7 +104,7 @@ impl Log {
             self.dropped = self.dropped.saturating_add(len as u64);
             return;
         };
-        let whole: usize = pieces.iter().map(IoVec::len).sum();
+        let whole: usize = pieces.iter().map(IoVec::bytes).sum();
         let written = sys::writev(file, pieces).unwrap_or(0);
         self.written = self.written.saturating_add(written as u64);
         if written < whole {
@@ -127,7 +127,7 @@ impl Log {
             IoVec::of(decimal(self.dropped, &mut number)),
             IoVec::of(b" bytes of output before this line\n"),
         ];
-        let whole: usize = pieces.iter().map(IoVec::len).sum();
+        let whole: usize = pieces.iter().map(IoVec::bytes).sum();
         let written = sys::writev(file, &pieces).unwrap_or(0);
         self.written = self.written.saturating_add(written as u64);
         if written == whole {

@@ -187,17 +187,17 @@ pub fn write(fd: Fd, bytes: &[u8]) -> Result<usize> {
 pub struct IoVec<'a> {
     base: *const u8,
     len: usize,
-    bytes: PhantomData<&'a [u8]>,
+    lender: PhantomData<&'a [u8]>,
 }
 
 impl<'a> IoVec<'a> {
     #[must_use]
     pub fn of(bytes: &'a [u8]) -> IoVec<'a> {
-        IoVec { base: bytes.as_ptr(), len: bytes.len(), bytes: PhantomData }
+        IoVec { base: bytes.as_ptr(), len: bytes.len(), lender: PhantomData }
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.len
     }
 }

@@ -140,7 +140,7 @@ pub fn replace_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &G
 fn with_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, gpus: Vec<GpuLease>) -> Result<Grant, Refusal> {
     let requested = Requested { cpu: ask.resources.cpu.request, memory: ask.resources.memory.request };
     if let Some(previous) = ask.previous.filter(|previous| cpu::still_good(machine, ledger, ask, previous)) {
-        return Ok(Grant { requested, gpus, ..previous.clone() });
+        return Ok(Grant { gpus, requested, ..previous.clone() });
     }
     let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
     Ok(Grant { cpus, fenced, gpus, requested, reason })
