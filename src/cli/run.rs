@@ -66,7 +66,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         foreground: true,
     };
     let host = Linux::open(options, move |_: &Name| bell.notify_one()).map_err(|error| anyhow!("{}", chain(&error)))?;
-    let exit = start(&host, wanted).and_then(|()| follow(&host, &name, &ended));
+    let exit = start_and_follow(&host, wanted, &ended);
     clear(&host, &name);
     drop(host);
     remove(&own, &parent);
@@ -114,7 +114,8 @@ fn gpus(args: &RunArgs, wanted: &Wanted) -> Simulated {
 fn start(host: &Linux, wanted: Wanted) -> anyhow::Result<()> {
     let told = |error: HostError| anyhow!("{}", chain(&error));
     let machine = host.survey().map_err(told)?;
-    let plan = foreground(&machine, wanted).map_err(|refusal| anyhow!("no room: {}", refusal.message))?;
+    let plan =
+        foreground(&machine, wanted, std::process::id()).map_err(|refusal| anyhow!("no room: {}", refusal.message))?;
     for unhonoured in &plan.unhonoured {
         output::complain(&format!("containerctl: warning: {unhonoured}"));
     }
@@ -129,8 +130,9 @@ fn start(host: &Linux, wanted: Wanted) -> anyhow::Result<()> {
     host.start(&Start { record: &plan.record, writes: &plan.writes, env: &env }).map_err(told)
 }
 
-/// Passes signals on until the command has ended.
-fn follow(host: &Linux, name: &Name, ended: &Notify) -> anyhow::Result<Exit> {
+/// Starts the command, and passes signals on until it has ended.
+fn start_and_follow(host: &Linux, wanted: Wanted, ended: &Notify) -> anyhow::Result<Exit> {
+    let name = &wanted.spec.name.clone();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot wait for the command")?;
     runtime.block_on(async {
@@ -138,6 +140,8 @@ fn follow(host: &Linux, name: &Name, ended: &Notify) -> anyhow::Result<Exit> {
         for kind in FORWARDED {
             signals.push((kind, signal(kind).context("cannot catch signals")?));
         }
+        // Now, that no signal finds the command running and nobody to pass it on.
+        start(host, wanted)?;
         loop {
             let seen = host.observe(name).map_err(|error| anyhow!("{}", chain(&error)))?;
             match seen.instance.map(|instance| instance.life) {

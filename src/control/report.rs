@@ -77,7 +77,7 @@ pub fn status(
         ready,
         pid,
         restarts: record.restarts,
-        last_exit: record.last_exit.as_ref().map(|exit| LastExit {
+        last_exit: verdict.last_exit.as_ref().map(|exit| LastExit {
             code: exit.outcome.code(),
             message: exit.outcome.to_string(),
             at: exit.at,

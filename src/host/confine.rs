@@ -5,10 +5,13 @@
 //! the host masked or read-only (at least those Docker masks); the controller's own folders out of sight.
 
 use crate::init::wire::{RunOrder, SLOTS_MAX, Step};
+use crate::model::isolation::{Capability, IDS, IdRange, Network, ResourceLimit, VolumeSource};
+use crate::model::machine::Ceilings;
 use crate::model::name::Name;
 use crate::model::spec::{Process, VOLUMES_MAX, Volume};
+use crate::model::units::Limit;
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +54,20 @@ const RESOURCE_LIMITS: [(u32, u64, u64); 11] = [
     (libc::RLIMIT_RTPRIO, 0, 0),
     (libc::RLIMIT_STACK, 8 << 20, libc::RLIM_INFINITY),
 ];
+/// The group of terminals, in every distribution.
+const TTY: u32 = 5;
+/// The first port anybody may listen at, of a network namespace.
+const LOW_PORTS: &CStr = c"/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Accesses of landlock(7) that change files: write, remove and make of every kind, and linking between folders, without which a program
+/// behind any wall could not rename from one folder to another.
+const LANDLOCK_CHANGES: u64 = 1 << 1 | 0b11_1111_1111 << 4;
+const LANDLOCK_TRUNCATE: u64 = 1 << 14;
+const LANDLOCK_ABSTRACT_SOCKETS: u64 = 1;
+/// The versions that know linking between folders (Linux 5.19), truncation (6.2) and scopes (6.12).
+const LANDLOCK_MIN: u32 = 2;
+const LANDLOCK_TRUNCATES: u32 = 3;
+const LANDLOCK_SCOPES: u32 = 6;
 /// The slots of the new root and of `/dev`; volumes follow.
 const ROOT_SLOT: u64 = 0;
 const DEV_SLOT: u64 = 1;
@@ -72,8 +89,21 @@ pub struct Plan<'a> {
     pub dev: &'a Path,
     /// Folders of the host that no workload may see into.
     pub hidden: &'a [PathBuf],
+    /// The ids its user namespace maps; none where it has no such namespace.
+    pub ids: Option<IdRange>,
+    /// What cannot be given, whatever is asked.
+    pub ceilings: &'a Ceilings,
+    /// The version of Landlock the kernel has, 0 for none.
+    pub landlock: u32,
     /// In the foreground of a terminal it keeps session and output, and ends with whoever started it.
     pub foreground: bool,
+}
+
+impl Plan<'_> {
+    /// An id of the workload's as the host has it.
+    fn on_host(&self, id: u32) -> u32 {
+        self.ids.map_or(id, |ids| ids.first.saturating_add(id))
+    }
 }
 
 /// What cannot be told to the kernel.
@@ -92,29 +122,72 @@ pub fn steps(plan: &Plan<'_>) -> Result<Steps, ConfineError> {
         steps.push(Step::WriteFile { path: path_text(path)?, content: c"0".into() });
     }
     // In its cpuset already, so that the reset mask is that of the cpuset.
-    steps.push(Step::ResetScheduling {});
-    for (resource, soft, hard) in RESOURCE_LIMITS {
-        steps.push(Step::LimitResource { resource: resource.into(), soft, hard });
-    }
+    let oom_score_adj = i64::from(plan.process.oom_score_adj).cast_unsigned();
+    steps.push(Step::ResetScheduling { oom_score_adj });
+    limit_resources(plan.process, plan.ceilings, &mut steps);
     steps.push(if plan.foreground { Step::DieWithParent {} } else { Step::NewSession {} });
     // After the groups are entered: this is where the namespace's root will be.
-    steps.push(Step::Unshare { flags: u64::from(libc::CLONE_NEWCGROUP.unsigned_abs()) });
+    let alone = plan.process.network == Network::None;
+    let network = if alone { libc::CLONE_NEWNET } else { 0 };
+    steps.push(Step::Unshare { flags: u64::from((libc::CLONE_NEWCGROUP | network).unsigned_abs()) });
+    if alone {
+        steps.push(Step::Loopback {});
+        // Its ports are nobody else's, and a capability to bind the low ones would not count in a network namespace of ours.
+        steps.push(Step::WriteFile { path: LOW_PORTS.into(), content: c"0".into() });
+    }
     steps.push(Step::Hostname { name: text(plan.name.as_str())? });
     root(plan, &mut steps)?;
-    devices(&mut steps)?;
+    devices(plan, &mut steps)?;
     // proc comes after the new root: it shows the pid namespace of whoever mounts it.
     let quiet = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     steps.push(mount("proc", "/proc", "proc", quiet, "")?);
+    if let Some(IdRange { first }) = plan.ids {
+        steps.push(Step::MapUsers { first: first.into(), count: IDS.into() });
+    }
     for folder in ["/tmp", "/run"] {
         let mode = if folder == "/tmp" { "mode=1777" } else { "mode=755" };
-        steps.push(mount("tmpfs", folder, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, &format!("{mode},{TMPFS_SIZE}"))?);
+        let data = format!("{mode},{TMPFS_SIZE},uid={root},gid={root}", root = plan.on_host(0));
+        steps.push(mount("tmpfs", folder, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, &data)?);
     }
     steps.push(Step::Mkdir { path: c"/run/lock".into(), mode: 0o1777 });
     kernel_paths(plan, &mut steps)?;
     for (slot, volume) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes) {
-        attach_volume(slot, volume, &mut steps)?;
+        attach_volume(plan, slot, volume, &mut steps)?;
     }
+    wall(plan, &mut steps)?;
     Ok(steps)
+}
+
+/// The usual limits, and the manifest's in their place.
+fn limit_resources(process: &Process, ceilings: &Ceilings, steps: &mut Steps) {
+    let number = |limit: Limit<u64>| limit.at().unwrap_or(libc::RLIM_INFINITY);
+    let asked = |resource: u32| process.rlimits.keys().any(|asked| asked.number() == resource);
+    for (resource, soft, hard) in RESOURCE_LIMITS.into_iter().filter(|(resource, ..)| !asked(*resource)) {
+        steps.push(Step::LimitResource { resource: resource.into(), soft, hard });
+    }
+    for (resource, ResourceLimit { soft, hard }) in &process.rlimits {
+        let ceiling = ceilings.hard.get(resource).copied().unwrap_or(libc::RLIM_INFINITY);
+        let (soft, hard) = (number(*soft).min(ceiling), number(*hard).min(ceiling));
+        steps.push(Step::LimitResource { resource: resource.number().into(), soft, hard });
+    }
+}
+
+/// A second wall behind the read-only mounts, by another part of the kernel: nothing is changed outside the places that are for that, and
+/// no socket is reached by an abstract name that was not made inside.
+fn wall(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
+    // Whoever administers mounts could not do so behind it (landlock(7), "Filesystem topology modification").
+    let administers = plan.process.security.capabilities.iter().any(|has| Capability::named("SYS_ADMIN") == Some(*has));
+    if plan.landlock < LANDLOCK_MIN || administers {
+        return Ok(());
+    }
+    let fs = if plan.landlock >= LANDLOCK_TRUNCATES { LANDLOCK_CHANGES | LANDLOCK_TRUNCATE } else { LANDLOCK_CHANGES };
+    let scoped = if plan.landlock >= LANDLOCK_SCOPES { LANDLOCK_ABSTRACT_SOCKETS } else { 0 };
+    steps.push(Step::Wall { fs, scoped });
+    let volumes = plan.process.volumes.iter().filter(|volume| !volume.read_only).map(|volume| volume.target.as_str());
+    for path in ["/tmp", "/run", "/dev", "/proc"].into_iter().chain(volumes) {
+        steps.push(Step::Door { path: text(path)?, access: fs });
+    }
+    Ok(())
 }
 
 /// A read-only copy of everything the host has mounted becomes the root. Volumes are taken hold of before the host is out of reach.
@@ -126,8 +199,11 @@ fn root(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
     // The runtime directory's file system may be mounted `nodev`; this copy of a part of it is where devices work.
     let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC;
     steps.push(Step::Grab { slot: DEV_SLOT, path: path_text(plan.dev)?, set, clear: ATTR_NODEV });
-    for (slot, Volume { source, target: _, read_only }) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes) {
-        let set = ATTR_NOSUID | ATTR_NODEV | if *read_only { ATTR_RDONLY } else { 0 };
+    for (slot, volume) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes) {
+        let Volume { source, target: _, read_only, suid, dev } = volume;
+        let VolumeSource::Host(source) = source else { continue };
+        let unless = |allowed: bool, attr| if allowed { 0 } else { attr };
+        let set = unless(!read_only, ATTR_RDONLY) | unless(*suid, ATTR_NOSUID) | unless(*dev, ATTR_NODEV);
         steps.push(Step::Grab { slot, path: text(source)?, set, clear: 0 });
     }
     steps.push(Step::EnterRoot { slot: ROOT_SLOT, mountpoint: path_text(plan.mountpoint)? });
@@ -135,10 +211,16 @@ fn root(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
 }
 
 /// A `/dev` with the usual nodes and nothing of the host's: the prepared one, and what each workload has for itself.
-fn devices(steps: &mut Steps) -> Result<(), ConfineError> {
+fn devices(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
     steps.push(Step::Attach { slot: DEV_SLOT, target: c"/dev".into(), make: 0 });
     let careful = libc::MS_NOSUID | libc::MS_NOEXEC;
-    steps.push(mount("devpts", "/dev/pts", "devpts", careful, "newinstance,ptmxmode=0666,mode=0620,gid=5")?);
+    steps.push(mount(
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        careful,
+        &format!("newinstance,ptmxmode=0666,mode=0620,gid={}", plan.on_host(TTY)),
+    )?);
     let closed = careful | libc::MS_NODEV;
     steps.push(mount("tmpfs", "/dev/shm", "tmpfs", closed, &format!("mode=1777,{TMPFS_SIZE}"))?);
     steps.push(mount("mqueue", "/dev/mqueue", "mqueue", closed, "")?);
@@ -147,12 +229,19 @@ fn devices(steps: &mut Steps) -> Result<(), ConfineError> {
 
 /// Masks, read-only covers, and what is shown of cgroups.
 fn kernel_paths(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
+    let closed = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    if plan.process.network == Network::None {
+        // A new one shows the interfaces of the network namespace it is mounted in.
+        steps.push(mount("sysfs", "/sys", "sysfs", closed, "")?);
+    }
     let mut cover = |source: &str, target: CString, set| {
         let source = text(source)?;
         steps.push(Step::Bind { source, target, set, optional: 1 });
         Ok(())
     };
-    cover("/sys", c"/sys".into(), ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
+    if plan.process.network == Network::Host {
+        cover("/sys", c"/sys".into(), ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
+    }
     for path in READ_ONLY {
         cover(path, text(path)?, ATTR_RDONLY)?;
     }
@@ -166,13 +255,12 @@ fn kernel_paths(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> 
         cover(EMPTY, path_text(path)?, ATTR_RDONLY)?;
     }
     if plan.shows_cgroup {
-        let read_only = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-        steps.push(mount("cgroup2", "/sys/fs/cgroup", "cgroup2", read_only, "")?);
+        steps.push(mount("cgroup2", "/sys/fs/cgroup", "cgroup2", closed, "")?);
     }
     Ok(())
 }
 
-fn attach_volume(slot: u64, volume: &Volume, steps: &mut Steps) -> Result<(), ConfineError> {
+fn attach_volume(plan: &Plan<'_>, slot: u64, volume: &Volume, steps: &mut Steps) -> Result<(), ConfineError> {
     // In the two folders that start empty the target is made; elsewhere the view is read-only and it has to exist.
     let make = volume.target.starts_with("/tmp/") || volume.target.starts_with("/run/");
     if make {
@@ -181,13 +269,33 @@ fn attach_volume(slot: u64, volume: &Volume, steps: &mut Steps) -> Result<(), Co
             steps.push(Step::Mkdir { path: path_text(folder)?, mode: 0o755 });
         }
     }
-    steps.push(Step::Attach { slot, target: text(&volume.target)?, make: u64::from(make) });
+    let target = &volume.target;
+    match &volume.source {
+        VolumeSource::Host(source) => {
+            if plan.ids.is_some() {
+                steps.push(Step::MapOwners { slot, source: text(source)? });
+            }
+            steps.push(Step::Attach { slot, target: text(target)?, make: u64::from(make) });
+        }
+        VolumeSource::Tmpfs { size } => {
+            if make {
+                steps.push(Step::Mkdir { path: text(target)?, mode: 0o755 });
+            }
+            let unless = |allowed: bool, flag| if allowed { 0 } else { flag };
+            let flags = unless(volume.suid, libc::MS_NOSUID)
+                | unless(volume.dev, libc::MS_NODEV)
+                | unless(!volume.read_only, libc::MS_RDONLY);
+            let (uid, gid) = (plan.on_host(plan.process.user.uid), plan.on_host(plan.process.user.gid));
+            let data = format!("mode=755,size={},uid={uid},gid={gid}", size.0);
+            steps.push(mount("tmpfs", target, "tmpfs", flags, &data)?);
+        }
+    }
     Ok(())
 }
 
 /// What to execute at the end.
-pub fn run(plan: &Plan<'_>) -> Result<RunOrder, ConfineError> {
-    let Process { command, env: _, workdir, user, volumes: _ } = plan.process;
+pub fn run(plan: &Plan<'_>, filters: Vec<Vec<u64>>) -> Result<RunOrder, ConfineError> {
+    let Process { command, workdir, user, security, .. } = plan.process;
     let program = command.first().map_or("", String::as_str);
     let path = plan.env.get("PATH").map_or("", String::as_str);
     let variables = plan.env.iter().map(|(key, value)| text(format!("{key}={value}")));
@@ -196,6 +304,11 @@ pub fn run(plan: &Plan<'_>) -> Result<RunOrder, ConfineError> {
         log_files_max: LOG_FILES_MAX,
         uid: user.uid,
         gid: user.gid,
+        host_uid: plan.on_host(user.uid),
+        host_gid: plan.on_host(user.gid),
+        capabilities: security.capabilities.iter().fold(0, |bits, capability| bits | capability.bit()),
+        no_new_privileges: security.no_new_privileges,
+        filters,
         groups: Vec::new(),
         workdir: text(workdir)?,
         candidates: candidates(program, path).into_iter().map(text).collect::<Result<_, _>>()?,
@@ -218,7 +331,7 @@ pub fn describe(step: &Step<CString>) -> String {
     let shown = |text: &CString| text.to_string_lossy().into_owned();
     match step {
         Step::WriteFile { path, content } => format!("write {} to {}", shown(content), shown(path)),
-        Step::ResetScheduling {} => "reset CPU affinity, niceness and OOM score".to_owned(),
+        Step::ResetScheduling { .. } => "reset CPU affinity, niceness and OOM score".to_owned(),
         Step::LimitResource { resource, .. } => format!("set resource limit {resource}"),
         Step::NewSession {} => "begin a session".to_owned(),
         Step::DieWithParent {} => "tie it to the caller's life".to_owned(),
@@ -227,9 +340,19 @@ pub fn describe(step: &Step<CString>) -> String {
         Step::Mount { target, fstype, .. } if fstype.is_empty() => format!("change the mount {}", shown(target)),
         Step::Mount { target, fstype, .. } => format!("mount {} at {}", shown(fstype), shown(target)),
         Step::Grab { path, .. } => format!("take hold of {}", shown(path)),
+        Step::MapUsers { first, count } => {
+            format!("make a user namespace of {count} ids from {first} (see the sysctl user.max_user_namespaces)")
+        }
+        Step::MapOwners { source, .. } => format!(
+            "show the owners of {} through the user namespace; its file system cannot: use another, or `security: {{userNamespace: false}}`",
+            shown(source)
+        ),
         Step::Attach { target, .. } => format!("mount it at {}", shown(target)),
         Step::Bind { source, target, .. } => format!("lay {} over {}", shown(source), shown(target)),
         Step::EnterRoot { mountpoint, .. } => format!("make the new root at {}", shown(mountpoint)),
+        Step::Loopback {} => "bring up the loopback interface".to_owned(),
+        Step::Wall { .. } => "set up Landlock".to_owned(),
+        Step::Door { path, .. } => format!("allow changes below {} with Landlock", shown(path)),
         Step::Mkdir { path, .. } => format!("make the folder {}", shown(path)),
     }
 }
@@ -247,50 +370,4 @@ fn path_text(path: &Path) -> Result<CString, ConfineError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::spec::User;
-
-    fn process(command: &[&str]) -> Process {
-        Process {
-            command: command.iter().map(|word| (*word).to_owned()).collect(),
-            env: BTreeMap::new(),
-            workdir: "/".to_owned(),
-            user: User { uid: 0, gid: 0 },
-            volumes: vec![
-                Volume { source: "/srv/data".to_owned(), target: "/mnt".to_owned(), read_only: true },
-                Volume { source: "/srv/out".to_owned(), target: "/run/a/out".to_owned(), read_only: false },
-            ],
-        }
-    }
-
-    fn plan<'a>(name: &'a Name, process: &'a Process, env: &'a BTreeMap<String, String>) -> Plan<'a> {
-        let (mountpoint, dev) = (Path::new("/run/containerctl/root"), Path::new("/run/containerctl/dev"));
-        Plan { name, process, env, tasks: &[], shows_cgroup: true, mountpoint, dev, hidden: &[], foreground: false }
-    }
-
-    #[test]
-    fn volumes_are_held_before_the_host_is_out_of_reach_and_mounted_last() {
-        let (name, process, env) = ("web".parse().unwrap(), process(&["x"]), BTreeMap::new());
-        let shown: Vec<String> = steps(&plan(&name, &process, &env)).unwrap().iter().map(describe).collect();
-        let at = |text: &str| {
-            shown.iter().position(|step| step == text).unwrap_or_else(|| panic!("{text} is not in {shown:#?}"))
-        };
-        assert!(at("take hold of /srv/data") < at("make the new root at /run/containerctl/root"));
-        assert!(at("mount tmpfs at /run") < at("make the folder /run/a"));
-        assert!(at("mount proc at /proc") < at("lay /proc/sys over /proc/sys"));
-        assert_eq!(at("mount it at /run/a/out"), shown.len() - 1);
-    }
-
-    #[test]
-    fn a_program_is_looked_for_as_a_shell_does() {
-        assert_eq!(candidates("ls", "/bin::/x"), ["/bin/ls", "./ls", "/x/ls"]);
-        assert_eq!(candidates("./ls", "/bin"), ["./ls"]);
-    }
-
-    #[test]
-    fn a_nul_byte_never_cuts_a_text_short() {
-        let (name, process, env) = ("web".parse().unwrap(), process(&["a\0b"]), BTreeMap::new());
-        assert!(matches!(run(&plan(&name, &process, &env)), Err(ConfineError::Nul { text }) if text.ends_with("a\0b")));
-    }
-}
+mod tests;

@@ -6,10 +6,12 @@
 pub mod cgroup;
 pub mod confine;
 pub mod dev;
+mod facts;
 pub mod gpu;
 pub mod lease;
 pub mod linux;
 pub mod processes;
+pub mod seccomp;
 pub mod spawn;
 pub mod topology;
 pub mod traces;
@@ -100,6 +102,8 @@ pub enum HostError {
     Spawn(#[from] spawn::SpawnError),
     #[error(transparent)]
     Process(#[from] processes::ProcessError),
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::SeccompError),
     #[error(transparent)]
     Confine(#[from] confine::ConfineError),
     #[error(transparent)]

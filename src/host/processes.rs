@@ -218,10 +218,10 @@ pub struct Init {
 }
 
 /// The init among the processes of a group, told by what the kernel says of them: its name, and number 1 in a pid namespace. The command
-/// is the namespace's second process, once it no longer bears init's name.
+/// has the lowest number beside it (a moment of set-up may have had one before), once it no longer bears init's name.
 pub fn find_init(pids: &[u32]) -> Option<Init> {
     let mut found: Option<Process> = None;
-    let mut command = None;
+    let mut command: Option<(i32, u32)> = None;
     for pid in pids {
         let process = i32::try_from(*pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok());
         let Some(status) = process.as_ref().and_then(|process| process.status().ok()) else { continue };
@@ -233,11 +233,13 @@ pub fn find_init(pids: &[u32]) -> Option<Init> {
                 let stat = process.and_then(|process| process.stat().ok())?;
                 found = Some(Process { pid: *pid, start_ticks: stat.starttime });
             }
-            Some(2) if !is_ours => command = Some(*pid),
+            Some(number) if !is_ours && command.is_none_or(|(lowest, _)| number < lowest) => {
+                command = Some((number, *pid));
+            }
             _ => {}
         }
     }
-    found.map(|init| Init { init, command })
+    found.map(|init| Init { init, command: command.map(|(_, pid)| pid) })
 }
 
 #[cfg(test)]

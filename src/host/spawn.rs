@@ -164,7 +164,12 @@ pub fn spawn(image: &Image, spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         ],
         failure: 0,
     };
-    let (pid, pidfd) = clone(&mut child, spawn.cgroup)?;
+    let flags = sys::CLONE_VM | sys::CLONE_VFORK | CLONE_CLEAR_SIGHAND | NAMESPACES;
+    let mut stack = vec![0u8; STACK_BYTES];
+    // SAFETY: memory is shared, so with CLONE_VFORK: this thread, and with it `child` and `stack`, stay put until `enter` has executed init
+    // or exited, one of which it always does.
+    let cloned = unsafe { clone(flags, &mut stack, spawn.cgroup, enter, ptr::from_mut(&mut child).cast()) };
+    let (pid, pidfd) = cloned.map_err(SpawnError::Clone)?;
     if child.failure != 0 {
         // It has exited already; collect it.
         let _ = rustix::process::waitid(
@@ -192,12 +197,22 @@ fn order_file(order: &[u8]) -> Result<OwnedFd, SpawnError> {
     Ok(file.into())
 }
 
-fn clone(child: &mut Child, cgroup: Option<BorrowedFd<'_>>) -> Result<(u32, OwnedFd), SpawnError> {
-    let mut stack = vec![0u8; STACK_BYTES];
+/// A child in `entry`, with its pid and pidfd.
+///
+/// # Safety
+/// `entry` must not return. Where memory is shared (`CLONE_VM`), `argument` and `stack` must live and `entry` leave everything else alone
+/// until the child has executed a program or ended; nothing but raw system calls may run in it.
+unsafe fn clone(
+    flags: u64,
+    stack: &mut [u8],
+    cgroup: Option<BorrowedFd<'_>>,
+    entry: unsafe extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> io::Result<(u32, OwnedFd)> {
     let mut pidfd: RawFd = -1;
     let into_cgroup = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
     let args = CloneArgs {
-        flags: sys::CLONE_VM | sys::CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | NAMESPACES | into_cgroup,
+        flags: flags | CLONE_PIDFD | into_cgroup,
         pidfd: ptr::from_mut(&mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -211,15 +226,11 @@ fn clone(child: &mut Child, cgroup: Option<BorrowedFd<'_>>) -> Result<(u32, Owne
     };
     // A signal handler that ran in the child would run in our memory. Init unblocks what it wants after its exec.
     let mut before = SigSet::empty();
-    let blocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before));
-    blocked.map_err(|errno| SpawnError::Clone(errno.into()))?;
-    // SAFETY: `args` is a valid clone_args, its stack a live allocation that nobody else uses until the child has executed or exited,
-    // because CLONE_VFORK suspends this thread until then; `child` outlives that too. `enter` never returns.
-    let result = unsafe { clone3(&args, enter, ptr::from_mut(child).cast()) };
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    // SAFETY: `args` is a valid clone_args; the rest is what our caller vouches for.
+    let result = unsafe { clone3(&args, entry, argument) };
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
-    drop(stack);
-    let pid = u32::try_from(result)
-        .map_err(|_| SpawnError::Clone(io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(0))))?;
+    let pid = u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(0)))?;
     // SAFETY: CLONE_PIDFD stored a new descriptor that nothing else owns.
     Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
@@ -227,7 +238,7 @@ fn clone(child: &mut Child, cgroup: Option<BorrowedFd<'_>>) -> Result<(u32, Owne
 /// The system call. Answers the child's pid or a negative error number.
 ///
 /// # Safety
-/// `args` must name a stack large enough for `entry` and sharing memory only together with `CLONE_VFORK`; `entry` must not return.
+/// `args` must name a stack large enough for `entry`, which must not return; what shared memory asks of the caller is said at [`clone`].
 unsafe fn clone3(args: &CloneArgs, entry: unsafe extern "C" fn(*mut c_void) -> !, argument: *mut c_void) -> i64 {
     let result: i64;
     // SAFETY: clone3(2): the child resumes after `syscall` with rax 0 on the top of the given stack (16-byte aligned, so `call` leaves it

@@ -232,6 +232,10 @@ pub fn outcome(report: &Report, steps: &[Step<CString>], command: &str, workdir:
         },
         "unexecutable" => Outcome::NotStarted { reason: format!("cannot execute {command}: {}", errno(0)) },
         "workdir" => Outcome::NotStarted { reason: format!("cannot enter workdir {workdir}: {}", errno(0)) },
+        "userns" => Outcome::NotStarted { reason: format!("cannot enter its user namespace: {}", errno(0)) },
+        "seccomp" => Outcome::NotStarted { reason: format!("cannot load its seccomp filters: {}", errno(0)) },
+        "landlock" => Outcome::NotStarted { reason: format!("cannot restrict it with Landlock: {}", errno(0)) },
+        "keyring" => Outcome::NotStarted { reason: format!("cannot give it a keyring of its own: {}", errno(0)) },
         "identity" => Outcome::NotStarted { reason: format!("cannot take the user it is to run as: {}", errno(0)) },
         "failed" => {
             let step = usize::try_from(number(0)).ok().and_then(|index| steps.get(index));

@@ -8,6 +8,7 @@
 
 mod clock;
 mod log;
+mod report;
 mod steps;
 mod supervise;
 mod sys;

@@ -20,6 +20,7 @@
 
 pub mod clock;
 pub mod log;
+pub mod report;
 pub mod steps;
 pub mod supervise;
 pub mod sys;

@@ -1,25 +1,33 @@
 //! Carrying out the steps of an order. Owns nothing, decides nothing: each step is one or a few system calls, verbatim.
 
+use super::log::decimal;
 use super::sys::{self, Errno, Fd, MountAttr, ResourceLimit, Result};
 use super::wire::{SLOTS_MAX, Step};
-use core::ffi::CStr;
+use core::ffi::{CStr, c_void};
 
-/// Mount trees taken by [`Step::Grab`] and not yet attached. Zero is an empty place: descriptor 0 is standard input, never a tree.
-pub struct Slots([Fd; SLOTS_MAX]);
+/// What one step leaves for a later one. Zero is an empty place: descriptor 0 is standard input and nothing else.
+pub struct Slots {
+    /// Mount trees taken by [`Step::Grab`] and not yet attached.
+    trees: [Fd; SLOTS_MAX],
+    /// The ruleset of [`Step::Wall`], which the command will be held to.
+    pub wall: Fd,
+    /// The user namespace of [`Step::MapUsers`], which the command will enter.
+    pub users: Fd,
+}
 
 impl Slots {
     #[must_use]
     pub const fn new() -> Slots {
-        Slots([0; SLOTS_MAX])
+        Slots { trees: [0; SLOTS_MAX], wall: 0, users: 0 }
     }
 
     fn put(&mut self, slot: u64, tree: Fd) -> Result<()> {
-        *usize::try_from(slot).ok().and_then(|slot| self.0.get_mut(slot)).ok_or(Errno::INVAL)? = tree;
+        *usize::try_from(slot).ok().and_then(|slot| self.trees.get_mut(slot)).ok_or(Errno::INVAL)? = tree;
         Ok(())
     }
 
     fn take(&mut self, slot: u64) -> Result<Fd> {
-        let place = usize::try_from(slot).ok().and_then(|slot| self.0.get_mut(slot)).ok_or(Errno::INVAL)?;
+        let place = usize::try_from(slot).ok().and_then(|slot| self.trees.get_mut(slot)).ok_or(Errno::INVAL)?;
         let tree = core::mem::take(place);
         if tree == 0 { Err(Errno::INVAL) } else { Ok(tree) }
     }
@@ -31,11 +39,11 @@ impl Default for Slots {
     }
 }
 
-/// Does one step.
-pub fn perform(step: &Step<&CStr>, slots: &mut Slots) -> Result<()> {
+/// Does one step. `stack` is for a child that lives for a moment.
+pub fn perform(step: &Step<&CStr>, slots: &mut Slots, stack: &mut [u8]) -> Result<()> {
     match *step {
         Step::WriteFile { path, content } => write_file(path, content.to_bytes()),
-        Step::ResetScheduling {} => reset_scheduling(),
+        Step::ResetScheduling { oom_score_adj } => reset_scheduling(oom_score_adj as i64),
         Step::LimitResource { resource, soft, hard } => limit_resource(resource as u32, ResourceLimit { soft, hard }),
         Step::NewSession {} => sys::setsid(),
         Step::DieWithParent {} => sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0).map(drop),
@@ -43,6 +51,17 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots) -> Result<()> {
         Step::Hostname { name } => sys::sethostname(name.to_bytes()),
         Step::Mount { source, target, fstype, flags, data } => sys::mount(source, target, fstype, flags, data),
         Step::Grab { slot, path, set, clear } => slots.put(slot, grab(path, set, clear, sys::AT_RECURSIVE)?),
+        Step::MapUsers { first, count } => {
+            slots.users = map_users(first, count, stack)?;
+            Ok(())
+        }
+        Step::MapOwners { slot, source: _ } => {
+            let tree = slots.take(slot)?;
+            let userns_fd = slots.users as u64;
+            let attr = MountAttr { set: sys::MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd };
+            sys::mount_setattr(tree, sys::AT_RECURSIVE, &attr)?;
+            slots.put(slot, tree)
+        }
         Step::Attach { slot, target, make } => {
             let tree = slots.take(slot)?;
             if make != 0 {
@@ -62,7 +81,94 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots) -> Result<()> {
             Err(Errno::EXIST) => Ok(()),
             result => result,
         },
+        Step::Loopback {} => sys::bring_up(c"lo"),
+        Step::Wall { fs, scoped } => {
+            slots.wall = sys::landlock_ruleset(fs, scoped)?;
+            Ok(())
+        }
+        Step::Door { path, access } => door(slots.wall, path, access),
     }
+}
+
+/// A user namespace, held by the descriptor alone.
+///
+/// An execve in a namespace whose map is not yet written drops every capability, and who is suspended by `CLONE_VFORK` cannot be waited
+/// for (user_namespaces(7)). So a child that does nothing holds it while we write its map, and is ended; the command enters it later. Not
+/// the controller's child: that one would keep its locks and its socket open if the controller were killed meanwhile.
+fn map_users(first: u64, count: u64, stack: &mut [u8]) -> Result<Fd> {
+    // SAFETY: memory is shared; `hold` touches nothing but the stack, which nobody else uses until the child has been reaped below.
+    let pid = unsafe { sys::child(sys::CLONE_NEWUSER, stack, hold, core::ptr::null_mut()) }?;
+    let made =
+        write_map(pid, c"uid_map", first, count).and_then(|()| write_map(pid, c"gid_map", first, count)).and_then(
+            |()| sys::openat(sys::AT_FDCWD, Text::proc(pid, c"ns/user").path()?, sys::O_RDONLY | sys::O_CLOEXEC, 0),
+        );
+    let _ = sys::kill(pid, sys::SIGKILL);
+    sys::reap_one(pid)?;
+    made
+}
+
+/// Sleeps until it is killed.
+unsafe extern "C" fn hold(_: *mut c_void) -> ! {
+    loop {
+        sys::pause(u32::MAX >> 1);
+    }
+}
+
+fn write_map(pid: i32, file: &CStr, first: u64, count: u64) -> Result<()> {
+    let mut line = Text::new();
+    line.push(b"0 ").number(first).push(b" ").number(count);
+    write_file(Text::proc(pid, file).path()?, line.bytes())
+}
+
+/// A short text without a heap.
+struct Text {
+    bytes: [u8; 64],
+    len: usize,
+}
+
+impl Text {
+    fn new() -> Text {
+        Text { bytes: [0; 64], len: 0 }
+    }
+
+    /// `/proc/PID/file`.
+    fn proc(pid: i32, file: &CStr) -> Text {
+        let mut path = Text::new();
+        path.push(b"/proc/").number(u64::from(pid.unsigned_abs())).push(b"/").push(file.to_bytes());
+        path
+    }
+
+    /// What does not fit is left out; the texts made here do.
+    fn push(&mut self, more: &[u8]) -> &mut Text {
+        if let Some(place) = self.bytes.get_mut(self.len..self.len + more.len()) {
+            place.copy_from_slice(more);
+            self.len += more.len();
+        }
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Text {
+        self.push(decimal(number, &mut [0; 20]))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    fn path(&self) -> Result<&CStr> {
+        CStr::from_bytes_until_nul(&self.bytes).map_err(|_| Errno::INVAL)
+    }
+}
+
+/// A rule on a file may only speak of what can be done to a file (landlock_add_rule(2)).
+fn door(wall: Fd, path: &CStr, access: u64) -> Result<()> {
+    let place = sys::openat(sys::AT_FDCWD, path, sys::O_PATH | sys::O_CLOEXEC, 0)?;
+    let result = match sys::landlock_allow(wall, place, access) {
+        Err(Errno::INVAL) => sys::landlock_allow(wall, place, access & sys::LANDLOCK_ON_FILES),
+        result => result,
+    };
+    sys::close(place);
+    result
 }
 
 fn write_file(path: &CStr, content: &[u8]) -> Result<()> {
@@ -74,14 +180,16 @@ fn write_file(path: &CStr, content: &[u8]) -> Result<()> {
 
 /// An affinity mask would be intersected with the cpuset for ever (since Linux 6.2), a low OOM score make the workload unkillable by its
 /// own limit. Lowering a niceness or a score that is high needs a capability the controller may lack: then it stays, and starves no other.
-fn reset_scheduling() -> Result<()> {
+fn reset_scheduling(oom_score_adj: i64) -> Result<()> {
     sys::set_affinity_to_all()?;
     let lenient = |result| match result {
         Err(Errno::PERM | Errno::ACCES) => Ok(()),
         result => result,
     };
     lenient(sys::set_usual_scheduling())?;
-    lenient(write_file(c"/proc/self/oom_score_adj", b"0"))
+    let mut score = Text::new();
+    score.push(if oom_score_adj < 0 { b"-" } else { b"" }).number(oom_score_adj.unsigned_abs());
+    lenient(write_file(c"/proc/self/oom_score_adj", score.bytes()))
 }
 
 /// Without CAP_SYS_RESOURCE a hard limit can only be lowered (setrlimit(2)): then both are as near as they may be.

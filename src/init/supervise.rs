@@ -5,11 +5,12 @@
 //! kernel ends whatever still runs in the pid namespace (pid_namespaces(7)).
 //! Caveat: when init itself is killed from outside there is no `exit` file; the controller then reports what waitid or the cgroup say.
 
-use super::log::{Log, READ_MAX, Stream, decimal};
+use super::log::{Log, READ_MAX, Stream};
+use super::report::{Report, identity, publish, tell};
 use super::steps::{Slots, perform};
 use super::sys::{self, Errno, Fd, PollFd, Result};
 use super::wire::{self, Run};
-use core::ffi::{CStr, c_void};
+use core::ffi::c_void;
 
 /// Descriptors the controller leaves open for init, by number.
 pub mod fds {
@@ -31,8 +32,6 @@ const SIGNALLED: i32 = 128;
 const NOBODY: u32 = 65534;
 /// Between two looks where the kernel will not wait for us.
 const LOOK_AGAIN_MS: u32 = 100;
-/// Bytes of the longest report: a word and four numbers.
-const REPORT_MAX: usize = 128;
 /// Stack of the child between vfork and execve: a dozen system calls and no recursion. A page of it is touched.
 const CHILD_STACK: usize = 16 * 1024;
 
@@ -108,9 +107,10 @@ fn start(memory: &mut Memory) -> core::result::Result<(Started, Report), Report>
     let (steps, run) = wire::decode(bytes).map_err(|_| malformed())?;
     for (index, step) in steps.enumerate() {
         let step = step.map_err(|_| malformed())?;
-        perform(&step, &mut memory.slots).map_err(|errno| Report::new(b"failed").number(index as u64).errno(errno))?;
+        perform(&step, &mut memory.slots, &mut memory.child_stack)
+            .map_err(|errno| Report::new(b"failed").number(index as u64).errno(errno))?;
     }
-    let started = launch(run, &mut memory.child_stack, host_proc)?;
+    let started = launch(run, &mut memory.child_stack, host_proc, &memory.slots)?;
     sys::close(host_proc);
     sys::unmap(order, len);
     Ok(started)
@@ -121,31 +121,48 @@ struct Child<'a> {
     run: Run<'a>,
     output: Option<(Fd, Fd)>,
     host_proc: Fd,
+    /// A Landlock ruleset and a user namespace, 0 for none.
+    wall: Fd,
+    users: Fd,
     identity: (u64, u64),
     failure: Option<(&'static [u8], Errno)>,
 }
 
-fn launch(run: Run<'_>, stack: &mut [u8], host_proc: Fd) -> core::result::Result<(Started, Report), Report> {
+fn launch(
+    run: Run<'_>,
+    stack: &mut [u8],
+    host_proc: Fd,
+    slots: &Slots,
+) -> core::result::Result<(Started, Report), Report> {
     let setup = |errno| Report::new(b"unprepared").errno(errno);
     // Every signal but the two that our own writes may raise, to a reader that has gone or past a limit on file sizes.
     let own_doing = 1 << (sys::SIGPIPE - 1) | 1 << (sys::SIGXFSZ - 1);
     let signals = sys::signalfd(!own_doing).map_err(setup)?;
     let (bytes_max, files_max) = (run.log_bytes_max, run.log_files_max);
-    let mut child = Child { run, output: None, host_proc, identity: (0, 0), failure: None };
+    let owner = (run.host_uid as u32, run.host_gid as u32);
+    let (wall, users) = (slots.wall, slots.users);
+    let mut child = Child { run, output: None, host_proc, wall, users, identity: (0, 0), failure: None };
     let mut readers = None;
     if bytes_max > 0 {
         let (out_read, out_write) = sys::pipe2(sys::O_CLOEXEC).map_err(setup)?;
         let (err_read, err_write) = sys::pipe2(sys::O_CLOEXEC).map_err(setup)?;
+        // Programs open /dev/stdout by its name, which is then checked against the pipe's owner.
+        for pipe in [out_write, err_write] {
+            sys::fchown(pipe, owner.0, owner.1).map_err(setup)?;
+        }
         child.output = Some((out_write, err_write));
         readers = Some((out_read, err_read));
     }
     let own = identity(host_proc);
     // SAFETY: `command` ends in execve or exit; it writes only to `child`, which this frame owns and reads after the child has let go of
     // the memory; the stack is a kilobyte deep in use and 16 KiB large.
-    let pid = unsafe { sys::vfork(stack, command, (&raw mut child).cast()) }.map_err(setup)?;
+    let pid = unsafe { sys::child(sys::CLONE_VFORK, stack, command, (&raw mut child).cast()) }.map_err(setup)?;
     if let Some((word, errno)) = child.failure {
         let _ = sys::reap();
         return Err(Report::new(word).errno(errno));
+    }
+    for fd in [users, wall].into_iter().filter(|fd| *fd != 0) {
+        sys::close(fd);
     }
     let report = Report::new(b"started").number(own.0).number(own.1).number(child.identity.0).number(child.identity.1);
     if let Some((out, err)) = child.output {
@@ -157,7 +174,7 @@ fn launch(run: Run<'_>, stack: &mut [u8], host_proc: Fd) -> core::result::Result
     // be the caller's, or a capability; one odd id is enough to fail that.
     let _ = sys::set_saved_gid(NOBODY);
     // From here on init only reads pipes, writes its two folders and signals its command, which may have another uid.
-    let _ = sys::set_capabilities(1 << sys::CAP_KILL);
+    let _ = sys::set_capabilities(1 << sys::CAP_KILL, 0);
     Ok((Started { command: pid, signals, output }, report))
 }
 
@@ -183,14 +200,36 @@ fn become_command(child: &mut Child<'_>) -> core::result::Result<Never, (&'stati
     for fd in [fds::REPORT, fds::INSTANCE, fds::LOGS] {
         sys::close(fd);
     }
-    sys::chdir(child.run.workdir).map_err(refused(b"workdir"))?;
+    if child.users != 0 {
+        // With every capability in it until `identify`, and none outside any more.
+        sys::setns(child.users, sys::CLONE_NEWUSER).map_err(refused(b"userns"))?;
+    }
+    // Whatever secrets the controller's session holds stay there; a kernel without keyrings has none.
+    match sys::new_session_keyring() {
+        Ok(()) | Err(Errno::NOSYS) => {}
+        Err(errno) => return Err((b"keyring", errno)),
+    }
+    if child.wall != 0 {
+        sys::landlock_restrict(child.wall).map_err(refused(b"landlock"))?;
+    }
+    // Without no-new-privileges only a privileged process may add filters; with it they come as late as possible, so that a profile need
+    // not allow what we do ourselves.
+    if child.run.no_new_privileges == 0 {
+        filter(&child.run).map_err(refused(b"seccomp"))?;
+    }
     identify(&child.run).map_err(refused(b"identity"))?;
+    // As the workload's user: a folder it may not enter is no place to be in.
+    sys::chdir(child.run.workdir).map_err(refused(b"workdir"))?;
     sys::umask(0o022);
     // What the controller ignores (SIGPIPE, SIGIO) would stay ignored across execve; SIGKILL and SIGSTOP refuse, as they should.
     for signal in 1..sys::SIGNALS_END {
         let _ = sys::default_signal(signal);
     }
     let _ = sys::set_signal_mask(0);
+    if child.run.no_new_privileges != 0 {
+        sys::prctl(sys::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(refused(b"identity"))?;
+        filter(&child.run).map_err(refused(b"seccomp"))?;
+    }
     let (argv, envp) = (child.run.argv.pointers(), child.run.envp.pointers());
     let mut reason = Errno::NOENT;
     for path in child.run.candidates.iter() {
@@ -207,7 +246,19 @@ fn become_command(child: &mut Child<'_>) -> core::result::Result<Never, (&'stati
     Err((b"unexecutable", reason))
 }
 
-/// Takes the workload's user and gives up every capability for good.
+/// Loads the system call filters.
+fn filter(run: &Run<'_>) -> Result<()> {
+    let mut rest = run.filters;
+    while let Some((len, filters)) = rest.split_first() {
+        let len = usize::try_from(*len).map_err(|_| Errno::INVAL)?;
+        let (filter, more) = filters.split_at_checked(len).ok_or(Errno::INVAL)?;
+        sys::add_filter(filter)?;
+        rest = more;
+    }
+    Ok(())
+}
+
+/// Takes the workload's user and gives up every capability but the granted ones for good.
 fn identify(run: &Run<'_>) -> Result<()> {
     const GROUPS_MAX: usize = 64;
     let mut groups = [0u32; GROUPS_MAX];
@@ -216,8 +267,9 @@ fn identify(run: &Run<'_>) -> Result<()> {
         *group = *wide as u32;
     }
     sys::set_groups(used)?;
+    let granted = |capability: usize| run.capabilities >> capability & 1 != 0;
     // The bounding set goes first, while CAP_SETPCAP is still there; it ends at the first number the kernel does not know.
-    for capability in 0..64 {
+    for capability in (0..64).filter(|capability| !granted(*capability)) {
         match sys::prctl(sys::PR_CAPBSET_DROP, capability, 0) {
             Ok(_) => {}
             Err(Errno::INVAL) => break,
@@ -225,10 +277,15 @@ fn identify(run: &Run<'_>) -> Result<()> {
         }
     }
     sys::prctl(sys::PR_CAP_AMBIENT, sys::PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
+    // Leaving uid 0 would take the granted ones too (capabilities(7), "Effect of user ID changes").
+    sys::prctl(sys::PR_SET_KEEPCAPS, usize::from(run.capabilities != 0), 0)?;
     sys::set_gid(run.gid as u32)?;
     sys::set_uid(run.uid as u32)?;
-    sys::set_capabilities(0)?;
-    sys::prctl(sys::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
+    sys::set_capabilities(run.capabilities, run.capabilities)?;
+    // Ambient, so that they outlive execve whatever the uid.
+    (0..64)
+        .filter(|capability| granted(*capability))
+        .try_for_each(|capability| sys::prctl(sys::PR_CAP_AMBIENT, sys::PR_CAP_AMBIENT_RAISE, capability).map(drop))
 }
 
 fn watch(mut started: Started, buffer: &mut [u8; READ_MAX]) -> i32 {
@@ -312,106 +369,4 @@ fn finish(status: i32) -> i32 {
     };
     publish(c"exit", &report);
     if signal == 0 { code } else { SIGNALLED + signal }
-}
-
-/// Our pid and start time as the host has them (fields 1 and 22 of `/proc/PID/stat`), zeros where it cannot be read.
-fn identity(host_proc: Fd) -> (u64, u64) {
-    let mut text = [0u8; 512];
-    let Ok(file) = sys::openat(host_proc, c"self/stat", sys::O_RDONLY | sys::O_CLOEXEC, 0) else { return (0, 0) };
-    let len = sys::read(file, &mut text).unwrap_or(0);
-    sys::close(file);
-    parse_stat(text.get(..len).unwrap_or_default()).unwrap_or((0, 0))
-}
-
-fn parse_stat(text: &[u8]) -> Option<(u64, u64)> {
-    // The second field is the program's name in parentheses and may hold anything, so count from the last closing one (proc(5)).
-    let close = text.iter().rposition(|&byte| byte == b')')?;
-    let pid = text.split(|&byte| byte == b' ').next().and_then(parse_number)?;
-    let start = text.get(close + 2..)?.split(|&byte| byte == b' ').nth(19).and_then(parse_number)?;
-    Some((pid, start))
-}
-
-fn parse_number(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0u64, |value, &digit| match digit {
-        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
-        _ => None,
-    })
-}
-
-/// A word and numbers; as a line for the controller, with the time behind them in seconds and nanoseconds.
-#[derive(Clone)]
-struct Report {
-    text: [u8; REPORT_MAX],
-    len: usize,
-}
-
-impl Report {
-    fn new(word: &[u8]) -> Report {
-        Report { text: [0; REPORT_MAX], len: 0 }.push(word)
-    }
-
-    fn push(mut self, bytes: &[u8]) -> Report {
-        if let Some(place) = self.text.get_mut(self.len..self.len + bytes.len()) {
-            place.copy_from_slice(bytes);
-            self.len += bytes.len();
-        }
-        self
-    }
-
-    fn number(self, value: u64) -> Report {
-        self.push(b" ").push(decimal(value, &mut [0; 20]))
-    }
-
-    fn errno(self, errno: Errno) -> Report {
-        self.number(errno.0 as u64)
-    }
-
-    fn line(&self) -> Report {
-        let (seconds, nanos) = sys::now();
-        self.clone().number(seconds as u64).number(u64::from(nanos)).push(b"\n")
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.text.get(..self.len).unwrap_or_default()
-    }
-}
-
-/// Leaves the report in the instance folder, whole or not at all: written aside, then renamed.
-fn publish(name: &CStr, report: &Report) {
-    let line = report.line();
-    let flags = sys::O_WRONLY | sys::O_CREAT | sys::O_TRUNC | sys::O_CLOEXEC;
-    if let Ok(file) = sys::openat(fds::INSTANCE, c"report.tmp", flags, 0o600) {
-        let whole = sys::write(file, line.bytes()) == Ok(line.len);
-        sys::close(file);
-        if whole {
-            let _ = sys::rename(fds::INSTANCE, c"report.tmp", name);
-        }
-    }
-}
-
-/// Sends the report of the start to the controller, once. Nobody may be reading: SIGPIPE is blocked, so that only costs an EPIPE.
-fn tell(report: &Report) {
-    let _ = sys::write(fds::REPORT, report.line().bytes());
-    sys::close(fds::REPORT);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pid_and_start_time_are_found_behind_any_program_name() {
-        let stat =
-            b"42 (a) b (c)) S 1 42 42 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 25 18446744073709551615\n";
-        assert_eq!(parse_stat(stat), Some((42, 987_654)));
-        assert_eq!(parse_stat(b"42 (sh"), None);
-        let own = std::fs::read("/proc/self/stat").unwrap();
-        assert_eq!(parse_stat(&own).unwrap().0, u64::from(std::process::id()));
-    }
-
-    #[test]
-    fn a_report_is_a_word_and_numbers() {
-        let report = Report::new(b"failed").number(3).errno(Errno::ACCES);
-        assert_eq!(report.bytes(), b"failed 3 13");
-    }
 }

@@ -26,6 +26,7 @@ impl Errno {
     pub const EXIST: Errno = Errno(17);
     pub const NOTDIR: Errno = Errno(20);
     pub const INVAL: Errno = Errno(22);
+    pub const NOSYS: Errno = Errno(38);
 }
 
 pub type Result<T> = core::result::Result<T, Errno>;
@@ -50,6 +51,7 @@ pub const O_PATH: u32 = 0o10_000_000;
 
 pub const CLONE_VM: u64 = 0x100;
 pub const CLONE_VFORK: u64 = 0x4000;
+pub const CLONE_NEWUSER: u64 = 0x1000_0000;
 
 pub const SIGKILL: i32 = 9;
 pub const SIGPIPE: i32 = 13;
@@ -66,13 +68,19 @@ pub const POLLIN: i16 = 1;
 
 pub const PR_SET_PDEATHSIG: i32 = 1;
 pub const PR_SET_DUMPABLE: i32 = 4;
+pub const PR_SET_KEEPCAPS: i32 = 8;
 pub const PR_SET_NAME: i32 = 15;
 pub const PR_CAPBSET_DROP: i32 = 24;
 pub const PR_SET_NO_NEW_PRIVS: i32 = 38;
 pub const PR_CAP_AMBIENT: i32 = 47;
+pub const PR_CAP_AMBIENT_RAISE: usize = 2;
 pub const PR_CAP_AMBIENT_CLEAR_ALL: usize = 4;
 
 pub const CAP_KILL: u32 = 5;
+
+pub const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+/// Write and truncate: the accesses of landlock(7) that a rule on a single file may name, of those we use.
+pub const LANDLOCK_ON_FILES: u64 = 1 << 1 | 1 << 14;
 
 pub const MNT_DETACH: i32 = 2;
 pub const OPEN_TREE_CLONE: u32 = 1;
@@ -97,11 +105,14 @@ mod nr {
     pub const RT_SIGACTION: usize = 13;
     pub const RT_SIGPROCMASK: usize = 14;
     pub const WRITEV: usize = 20;
+    pub const IOCTL: usize = 16;
+    pub const SOCKET: usize = 41;
     pub const CLONE: usize = 56;
     pub const EXECVE: usize = 59;
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;
     pub const CHDIR: usize = 80;
+    pub const FCHOWN: usize = 93;
     pub const UMASK: usize = 95;
     pub const SETSID: usize = 112;
     pub const SETGROUPS: usize = 116;
@@ -114,6 +125,7 @@ mod nr {
     pub const UMOUNT2: usize = 166;
     pub const SETHOSTNAME: usize = 170;
     pub const CLOCK_GETTIME: usize = 228;
+    pub const KEYCTL: usize = 250;
     pub const EXIT_GROUP: usize = 231;
     pub const OPENAT: usize = 257;
     pub const MKDIRAT: usize = 258;
@@ -122,6 +134,8 @@ mod nr {
     pub const UNSHARE: usize = 272;
     pub const FACCESSAT: usize = 269;
     pub const PRLIMIT64: usize = 302;
+    pub const SETNS: usize = 308;
+    pub const SECCOMP: usize = 317;
     pub const SCHED_SETSCHEDULER: usize = 144;
     pub const SCHED_SETAFFINITY: usize = 203;
     pub const SETPRIORITY: usize = 141;
@@ -134,6 +148,9 @@ mod nr {
     pub const OPEN_TREE: usize = 428;
     pub const MOVE_MOUNT: usize = 429;
     pub const MOUNT_SETATTR: usize = 442;
+    pub const LANDLOCK_CREATE_RULESET: usize = 444;
+    pub const LANDLOCK_ADD_RULE: usize = 445;
+    pub const LANDLOCK_RESTRICT_SELF: usize = 446;
 }
 
 /// One system call with up to six arguments.
@@ -308,6 +325,11 @@ pub fn reap() -> Result<Option<(i32, i32)>> {
     Ok(if pid == 0 { None } else { Some((pid as i32, status)) })
 }
 
+/// Waits for the end of one child.
+pub fn reap_one(pid: i32) -> Result<()> {
+    call!(nr::WAIT4, pid, 0, 0, 0).map(drop)
+}
+
 pub fn kill(pid: i32, signal: i32) -> Result<()> {
     call!(nr::KILL, pid, signal).map(drop)
 }
@@ -340,15 +362,6 @@ pub fn set_saved_gid(gid: u32) -> Result<()> {
 
 pub fn set_uid(uid: u32) -> Result<()> {
     call!(nr::SETRESUID, uid, uid, uid).map(drop)
-}
-
-/// Sets the permitted and effective capabilities to `set` and the inheritable ones to none (capset(2), version 3).
-pub fn set_capabilities(set: u64) -> Result<()> {
-    const VERSION_3: u32 = 0x2008_0522;
-    let header: [u32; 2] = [VERSION_3, 0];
-    let (low, high) = (set as u32, (set >> 32) as u32);
-    let data: [u32; 6] = [low, low, 0, high, high, 0];
-    call!(nr::CAPSET, header.as_ptr(), data.as_ptr()).map(drop)
 }
 
 /// `struct rlimit64`.
@@ -430,6 +443,10 @@ pub fn sethostname(name: &[u8]) -> Result<()> {
     call!(nr::SETHOSTNAME, name.as_ptr(), name.len()).map(drop)
 }
 
+pub fn fchown(fd: Fd, uid: u32, gid: u32) -> Result<()> {
+    call!(nr::FCHOWN, fd, uid, gid).map(drop)
+}
+
 pub fn unshare(flags: u64) -> Result<()> {
     call!(nr::UNSHARE, flags).map(drop)
 }
@@ -484,21 +501,22 @@ pub fn exit(code: i32) -> ! {
     }
 }
 
-/// Runs `entry(argument)` in a child that borrows this process's memory until it executes a program or exits
-/// (`CLONE_VM | CLONE_VFORK`), on `stack`. This thread sleeps meanwhile. Answers the child's pid.
+/// Runs `entry(argument)` in a child that shares this process's memory (`CLONE_VM`), on `stack`, with further `flags`. With `CLONE_VFORK`
+/// this thread sleeps until the child has executed a program or ended. Answers the child's pid.
 ///
 /// Why not fork: copying even this small address space costs twice the rest of the start.
 ///
 /// # Safety
 /// `entry` must not return, and must leave the shared memory in a state this process can go on with. `stack` must be large enough for
 /// everything it calls. `argument` is handed over as it is.
-pub unsafe fn vfork(
+pub unsafe fn child(
+    flags: u64,
     stack: &mut [u8],
     entry: unsafe extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> Result<i32> {
     let top = (stack.as_mut_ptr() as usize + stack.len()) & !15;
-    let flags = CLONE_VM | CLONE_VFORK | SIGCHLD as u64;
+    let flags = flags | CLONE_VM | SIGCHLD as u64;
     let result: isize;
     // SAFETY: clone(2) with an explicit stack: the child starts after the `syscall` instruction with rax 0 on its own stack, so this
     // frame is never touched by two processes. It jumps straight to `entry`, which does not return; `call` leaves the stack as the C
@@ -521,6 +539,9 @@ pub unsafe fn vfork(
     }
     check(result).map(|pid| pid as i32)
 }
+
+mod walls;
+pub use walls::*;
 
 #[cfg(test)]
 mod tests;

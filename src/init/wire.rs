@@ -21,8 +21,9 @@ pub const SLOTS_MAX: usize = 64;
 pub enum Step<S> {
     /// Write `content` to an existing file: `0` into a cgroup's `tasks` moves the writer there.
     WriteFile { path: S, content: S },
-    /// Leave behind what the controller's own service settings would pass on: CPU affinity, scheduling policy, niceness, OOM score.
-    ResetScheduling {},
+    /// Leave behind what the controller's own service settings would pass on: CPU affinity, scheduling policy, niceness, OOM score. The
+    /// score is a signed number.
+    ResetScheduling { oom_score_adj: u64 },
     /// A resource limit (setrlimit(2)), as far as the current hard limit may be raised.
     LimitResource { resource: u64, soft: u64, hard: u64 },
     /// Leave the session and the controlling terminal of whoever started us.
@@ -37,6 +38,10 @@ pub enum Step<S> {
     Mount { source: S, target: S, fstype: S, flags: u64, data: S },
     /// Copy the mount tree at `path` into a slot, with attributes (`MOUNT_ATTR_*`) set and cleared on all of it.
     Grab { slot: u64, path: S, set: u64, clear: u64 },
+    /// Make a user namespace for the command that maps `count` ids from 0 to those of the host from `first` on. Needs our own `/proc`.
+    MapUsers { first: u64, count: u64 },
+    /// Show the owners of the tree in a slot through that user namespace.
+    MapOwners { slot: u64, source: S },
     /// Mount the tree in a slot at `target`; with `make`, a missing target is made first, a file or a folder as the tree is.
     Attach { slot: u64, target: S, make: u64 },
     /// Copy the mount at `source`, without those below it, over `target` with attributes set; a missing source or target is passed over
@@ -46,6 +51,12 @@ pub enum Step<S> {
     EnterRoot { slot: u64, mountpoint: S },
     /// Make a directory; one that exists is fine.
     Mkdir { path: S, mode: u64 },
+    /// Bring up the loopback interface of a network namespace of our own.
+    Loopback {},
+    /// Begin a second wall (landlock(7)) around the command: which file accesses need a [`Step::Door`], and which scopes end here.
+    Wall { fs: u64, scoped: u64 },
+    /// Let the wall's accesses through below `path`.
+    Door { path: S, access: u64 },
 }
 
 /// What to execute once every step is done, and under which identity.
@@ -56,6 +67,14 @@ pub struct Run<'a> {
     pub log_files_max: u64,
     pub uid: u64,
     pub gid: u64,
+    /// The same ids as the host has them, who own the command's output.
+    pub host_uid: u64,
+    pub host_gid: u64,
+    /// Capabilities it keeps, a bit each.
+    pub capabilities: u64,
+    pub no_new_privileges: u64,
+    /// System call filters, one after the other: the number of instructions, then those (`struct sock_filter`).
+    pub filters: &'a [u64],
     /// The working directory.
     pub workdir: &'a CStr,
     /// Supplementary groups.
@@ -113,8 +132,13 @@ steps! {
     9 Bind { source: cstr, target: cstr, set: u64, optional: u64 }
     10 EnterRoot { slot: u64, mountpoint: cstr }
     11 Mkdir { path: cstr, mode: u64 }
-    12 ResetScheduling {}
+    12 ResetScheduling { oom_score_adj: u64 }
     13 LimitResource { resource: u64, soft: u64, hard: u64 }
+    14 Loopback {}
+    15 Wall { fs: u64, scoped: u64 }
+    16 Door { path: cstr, access: u64 }
+    17 MapUsers { first: u64, count: u64 }
+    18 MapOwners { slot: u64, source: cstr }
 }
 
 /// Reads an order: the steps, to be walked once, and what to run.
@@ -134,13 +158,35 @@ fn decode_run(bytes: &mut [u8]) -> Result<Run<'_>> {
     let (log_files_max, bytes) = take_u64(bytes)?;
     let (uid, bytes) = take_u64(bytes)?;
     let (gid, bytes) = take_u64(bytes)?;
+    let (owner, bytes) = take_u64(bytes)?;
+    let (group, bytes) = take_u64(bytes)?;
+    let (capabilities, bytes) = take_u64(bytes)?;
+    let (no_new_privileges, bytes) = take_u64(bytes)?;
+    let (filter_words, bytes) = take_u64(bytes)?;
+    let (filters, bytes) = take_words(bytes, filter_words)?;
     let (group_count, bytes) = take_u64(bytes)?;
     let (groups, bytes) = take_words(bytes, group_count)?;
     let (workdir, bytes) = take_cstr(bytes)?;
     let (candidates, bytes) = take_strings(bytes)?;
     let (argv, bytes) = take_strings(bytes)?;
     let (envp, _) = take_strings(bytes)?;
-    Ok(Run { log_bytes_max, log_files_max, uid, gid, workdir, groups, candidates, argv, envp })
+    let limits = (log_bytes_max, log_files_max);
+    Ok(Run {
+        log_bytes_max: limits.0,
+        log_files_max: limits.1,
+        uid,
+        gid,
+        host_uid: owner,
+        host_gid: group,
+        capabilities,
+        no_new_privileges,
+        filters,
+        workdir,
+        groups,
+        candidates,
+        argv,
+        envp,
+    })
 }
 
 /// The steps of an order, in order.
@@ -242,6 +288,11 @@ mod encode {
         pub log_files_max: u64,
         pub uid: u32,
         pub gid: u32,
+        pub host_uid: u32,
+        pub host_gid: u32,
+        pub capabilities: u64,
+        pub no_new_privileges: bool,
+        pub filters: Vec<Vec<u64>>,
         pub groups: Vec<u32>,
         pub workdir: CString,
         pub candidates: Vec<CString>,
@@ -260,11 +311,23 @@ mod encode {
         word(&mut out, MAGIC);
         word(&mut out, body.len() as u64);
         out.extend_from_slice(&body);
-        let RunOrder { log_bytes_max, log_files_max, uid, gid, groups, workdir, candidates, argv, envp } = run;
+        let RunOrder { log_bytes_max, log_files_max, uid, gid, host_uid, host_gid, .. } = run;
+        let RunOrder { capabilities, no_new_privileges, filters, groups, workdir, candidates, argv, envp, .. } = run;
         word(&mut out, *log_bytes_max);
         word(&mut out, *log_files_max);
         word(&mut out, u64::from(*uid));
         word(&mut out, u64::from(*gid));
+        word(&mut out, u64::from(*host_uid));
+        word(&mut out, u64::from(*host_gid));
+        word(&mut out, *capabilities);
+        word(&mut out, u64::from(*no_new_privileges));
+        word(&mut out, filters.iter().map(|filter| filter.len() as u64 + 1).sum());
+        for filter in filters {
+            word(&mut out, filter.len() as u64);
+            for instruction in filter {
+                word(&mut out, *instruction);
+            }
+        }
         word(&mut out, groups.len() as u64);
         for group in groups {
             word(&mut out, u64::from(*group));
@@ -305,79 +368,4 @@ mod encode {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::ffi::CString;
-
-    fn run_order() -> RunOrder {
-        RunOrder {
-            log_bytes_max: 1 << 20,
-            log_files_max: 3,
-            uid: 1000,
-            gid: 1001,
-            groups: vec![4, 24],
-            workdir: c"/srv".into(),
-            candidates: vec![c"/bin/sleep".into(), c"/usr/bin/sleep".into()],
-            argv: vec![c"sleep".into(), c"".into(), c"infinity".into()],
-            envp: vec![c"A=b".into()],
-        }
-    }
-
-    /// A mapping starts on a page, so the test's buffer has to be aligned too.
-    fn aligned(bytes: &[u8]) -> Vec<u64> {
-        bytes
-            .chunks(8)
-            .map(|chunk| {
-                let mut word = [0; 8];
-                word[..chunk.len()].copy_from_slice(chunk);
-                u64::from_ne_bytes(word)
-            })
-            .collect()
-    }
-
-    fn bytes_of(words: &mut [u64]) -> &mut [u8] {
-        // SAFETY: u64s may be seen as bytes; the slice borrows the words for as long as it lives.
-        unsafe { words.align_to_mut::<u8>() }.1
-    }
-
-    #[test]
-    fn an_order_reads_back_as_it_was_written() {
-        let steps = [
-            Step::WriteFile { path: c"/sys/fs/cgroup/cpu/web/tasks", content: c"0" },
-            Step::NewSession {},
-            Step::Mount { source: c"proc", target: c"/proc", fstype: c"proc", flags: 14, data: c"" },
-            Step::EnterRoot { slot: 0, mountpoint: c"/run/x" },
-        ];
-        let mut words = aligned(&order(&steps, &run_order()));
-        let (read, mut run) = decode(bytes_of(&mut words)).unwrap();
-        assert_eq!(read.map(Result::unwrap).collect::<Vec<_>>(), steps);
-        assert_eq!((run.uid, run.gid, run.groups), (1000, 1001, &[4, 24][..]));
-        assert_eq!(run.workdir, c"/srv");
-        assert_eq!(run.candidates.iter().map(CString::from).collect::<Vec<_>>(), run_order().candidates);
-        let argv = run.argv.pointers();
-        // SAFETY: three strings and the NULL after them were encoded above.
-        let words = unsafe { std::slice::from_raw_parts(argv, 4) };
-        assert!(words[3].is_null());
-        // SAFETY: the pointer names a NUL-terminated string inside `words`.
-        assert_eq!(unsafe { CStr::from_ptr(words[2].cast()) }, c"infinity");
-    }
-
-    #[test]
-    fn every_truncation_and_every_flipped_byte_is_refused_or_read_without_a_panic() {
-        let whole = order(&[Step::Hostname { name: c"web" }], &run_order());
-        for len in 0..whole.len() {
-            let mut words = aligned(&whole[..len]);
-            let bytes = &mut bytes_of(&mut words)[..len];
-            assert!(decode(bytes).is_err(), "{len} bytes of {} were accepted", whole.len());
-        }
-        for at in 0..whole.len() {
-            let mut words = aligned(&whole);
-            let bytes = bytes_of(&mut words);
-            bytes[at] ^= 0xff;
-            if let Ok((steps, mut run)) = decode(bytes) {
-                steps.for_each(drop);
-                run.argv.pointers();
-            }
-        }
-    }
-}
+mod tests;

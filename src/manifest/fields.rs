@@ -29,6 +29,7 @@ pub struct Schema {
 /// A map being read, with the path of field names that leads to it (`cpu.`).
 pub struct Map<'a> {
     prefix: String,
+    at: Place,
     entries: &'a [Entry],
 }
 
@@ -65,7 +66,11 @@ impl<'a> Map<'a> {
                 problems.error(*at, format!("unknown field {prefix}{key}"), suggestion(key, fields));
             }
         }
-        Some(Map { prefix: prefix.to_owned(), entries })
+        Some(Map { prefix: prefix.to_owned(), at: node.at, entries })
+    }
+
+    pub fn at(&self) -> Place {
+        self.at
     }
 
     /// A field, if it is given. One that is given without a value is a problem: it may be half an edit.

@@ -43,7 +43,16 @@ fn the_teaching_example_reads_as_it_is() {
           "uid": 0,
           "gid": 0
         },
-        "volumes": []
+        "volumes": [],
+        "network": "host",
+        "security": {
+          "user_namespace": true,
+          "capabilities": [],
+          "seccomp": "default",
+          "no_new_privileges": true
+        },
+        "rlimits": {},
+        "oom_score_adj": 0
       },
       "resources": {
         "cpu": {
@@ -156,9 +165,20 @@ network: host
           {
             "source": "/srv/data",
             "target": "/mnt",
-            "read_only": true
+            "read_only": true,
+            "suid": false,
+            "dev": false
           }
-        ]
+        ],
+        "network": "host",
+        "security": {
+          "user_namespace": true,
+          "capabilities": [],
+          "seccomp": "default",
+          "no_new_privileges": true
+        },
+        "rlimits": {},
+        "oom_score_adj": 0
       },
       "resources": {
         "cpu": {
@@ -248,8 +268,8 @@ fn a_field_of_a_later_version_is_refused_by_name() {
     insta::assert_snapshot!(check("command: x\nprobes: {}\nnetwork: bridge\nreplicas: 3\ncpu: {smt: any}\n"), @"
     web.yaml:2:1: probes is not supported by this version
       help: remove the line; the README lists under `Not there yet` what is missing
-    web.yaml:3:10: network is `bridge`, expected host
-      help: write `network: host` or delete the line; this version honours nothing else
+    web.yaml:3:10: network bridge is not supported by this version
+      help: write `network: host` or `network: none`; the README lists under `Not there yet` what is missing
     web.yaml:4:11: replicas is `3`, expected 1
       help: write `replicas: 1` or delete the line; this version honours nothing else
     web.yaml:5:7: cpu.smt is not supported by this version
@@ -309,7 +329,7 @@ fn types_are_not_bent() {
     web.yaml:2:53: volumes[1].source is `../b`, expected an absolute path without `..`
       help: write the whole path, beginning with `/`
     web.yaml:2:72: volumes[2].target is missing
-      help: a volume has a `source` on the host and a `target` inside
+      help: say where the workload is to find it, for example `target: /data`
     ");
     insta::assert_snapshot!(check("[1, 2]"), @"
     web.yaml:1:1: the document is a list, expected a map of fields

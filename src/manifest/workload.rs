@@ -4,11 +4,11 @@
 
 use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
-use super::resources;
 use super::tree::{Node, Value};
+use super::{isolation, resources};
 use crate::model::gpu::GPU_VARIABLES;
 use crate::model::name::Name;
-use crate::model::spec::{Kind, Process, Restart, RestartPolicy, Signal, Spec, Stop, User, VOLUMES_MAX, Volume};
+use crate::model::spec::{Kind, Process, Restart, RestartPolicy, Signal, Spec, Stop, User};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -44,22 +44,12 @@ pub const WORKLOAD: Schema = Schema {
         "replicas",
         "rootfs",
         "network",
-    ],
-    later: &[
-        "hosts",
-        "after",
-        "io",
-        "hugepages",
-        "rlimits",
         "security",
-        "probes",
-        "timeout",
-        "schedule",
-        "retries",
-        "strategy",
+        "rlimits",
+        "oomScoreAdj",
     ],
+    later: &["hosts", "after", "io", "hugepages", "probes", "timeout", "schedule", "retries", "strategy"],
 };
-pub const VOLUME: Schema = Schema { fields: &["source", "target", "readOnly"], later: &["tmpfs", "size"] };
 pub const RESTART: Schema = Schema { fields: &["policy", "initialDelay", "maxDelay", "resetAfter"], later: &[] };
 pub const STOP: Schema = Schema { fields: &["signal", "grace"], later: &[] };
 
@@ -102,7 +92,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
 
 /// Fields of which only one value is honoured so far; it may be written out.
 fn only_values(map: &Map<'_>, problems: &mut Problems) {
-    for (key, honoured) in [("apiVersion", API_VERSION), ("replicas", "1"), ("rootfs", "host"), ("network", "host")] {
+    for (key, honoured) in [("apiVersion", API_VERSION), ("replicas", "1"), ("rootfs", "host")] {
         let Some(field) = map.get(key, problems) else { continue };
         let is = matches!(&field.node.value, Value::Scalar { text, .. } if text == honoured);
         if !is {
@@ -143,17 +133,13 @@ fn process(map: &Map<'_>, document: &Node, problems: &mut Problems) -> Option<Pr
     let env = map.get("env", problems).and_then(|field| env(&field, problems)).unwrap_or_default();
     let workdir = map.get("workdir", problems).and_then(|field| absolute(&field, problems));
     let user = map.get("user", problems).and_then(|field| user(&field, problems)).unwrap_or(User { uid: 0, gid: 0 });
-    let volumes = map.get("volumes", problems).and_then(|field| field.list(problems)).unwrap_or_default();
-    if let Some(field) = volumes.get(VOLUMES_MAX) {
-        let help = "mount a folder that holds several of them";
-        problems.error(
-            field.at(),
-            format!("volumes has {} entries, expected at most {VOLUMES_MAX}", volumes.len()),
-            help,
-        );
-    }
-    let volumes = volumes.iter().filter_map(|field| volume(field, problems)).collect();
-    Some(Process { command: command?, env, workdir: workdir.unwrap_or_else(|| "/".to_owned()), user, volumes })
+    let volumes = isolation::volumes(map, problems);
+    let network = isolation::network(map, problems);
+    let security = isolation::security(map, user, problems);
+    let rlimits = isolation::rlimits(map, problems);
+    let oom_score_adj = map.get("oomScoreAdj", problems).and_then(|field| field.integer(-1000..=1000, problems));
+    let (workdir, oom_score_adj) = (workdir.unwrap_or_else(|| "/".to_owned()), oom_score_adj.unwrap_or(0));
+    Some(Process { command: command?, env, workdir, user, volumes, network, security, rlimits, oom_score_adj })
 }
 
 fn command(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<String>> {
@@ -216,7 +202,7 @@ fn granted_variables(map: &Map<'_>, process: &Process, problems: &mut Problems) 
 }
 
 /// An absolute path without `..`, which could lead out of where it was checked.
-fn absolute(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
+pub(super) fn absolute(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
     let text = field.text(problems)?;
     if text.starts_with('/') && !text.split('/').any(|part| part == "..") {
         return Some(text.to_owned());
@@ -239,40 +225,6 @@ fn user(field: &Field<'_>, problems: &mut Problems) -> Option<User> {
         problems,
     );
     None
-}
-
-fn volume(field: &Field<'_>, problems: &mut Problems) -> Option<Volume> {
-    let map = Map::open(field.node, &format!("{}.", field.name), &VOLUME, problems)?;
-    for key in ["source", "target"] {
-        if map.get(key, problems).is_none() {
-            problems.error(
-                field.at(),
-                format!("{}.{key} is missing", field.name),
-                "a volume has a `source` on the host and a `target` inside",
-            );
-        }
-    }
-    let source = map.get("source", problems).and_then(|field| absolute(&field, problems));
-    let target = map.get("target", problems).and_then(|field| {
-        let target = absolute(&field, problems)?;
-        let trimmed = target.trim_end_matches('/');
-        // What the box itself puts there would be covered, and with it what confines the workload.
-        let reserved = trimmed.is_empty()
-            || ["/proc", "/sys", "/dev"]
-                .iter()
-                .any(|top| trimmed.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
-        if reserved {
-            field.wrong(
-                "a path outside /, /proc, /sys and /dev",
-                "mount it elsewhere, for example below /srv or /mnt",
-                problems,
-            );
-            return None;
-        }
-        Some(trimmed.to_owned())
-    });
-    let read_only = map.get("readOnly", problems).and_then(|field| field.boolean(problems)).unwrap_or(false);
-    Some(Volume { source: source?, target: target?, read_only })
 }
 
 fn restart(map: &Map<'_>, kind: Kind, problems: &mut Problems) -> Restart {

@@ -2,8 +2,10 @@
 
 use super::cgroup::Support;
 use super::gpu::Gpu;
+use super::isolation::Resource;
 use super::topology::Topology;
 use super::units::Bytes;
+use std::collections::BTreeMap;
 
 /// One machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,4 +16,14 @@ pub struct Machine {
     pub cgroup: Support,
     /// Changes with every boot (`/proc/sys/kernel/random/boot_id`): what was started under another one no longer runs.
     pub boot_id: String,
+    pub ceilings: Ceilings,
+}
+
+/// What the controller cannot let a workload exceed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ceilings {
+    /// The highest hard limits there may be: the kernel's own, and without CAP_SYS_RESOURCE those the controller has.
+    pub hard: BTreeMap<Resource, u64>,
+    /// The lowest OOM score.
+    pub oom_score_adj_min: i32,
 }

@@ -9,6 +9,7 @@ pub mod cpuset;
 pub mod desired;
 pub mod exit;
 pub mod gpu;
+pub mod isolation;
 pub mod machine;
 pub mod name;
 pub mod observed;

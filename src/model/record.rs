@@ -7,6 +7,7 @@
 use super::cpuset::CpuSet;
 use super::exit::Exit;
 use super::gpu::GpuLease;
+use super::isolation::IdRange;
 use super::spec::Spec;
 use super::time::Timestamp;
 use super::units::{Bytes, MilliCpu};
@@ -26,6 +27,9 @@ pub struct Record {
     pub instance: u64,
     /// The CPUs and GPUs set aside, while it runs or is about to.
     pub grant: Option<Grant>,
+    /// The ids its user namespace maps. Kept for as long as the workload is known, so that nobody else meets files it may have left.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     /// Runs begun by the controller because the one before had ended by itself.
     pub restarts: u32,
     /// Failures in a row, for the backoff.
@@ -90,6 +94,7 @@ impl Record {
             generation: 1,
             instance: 0,
             grant: None,
+            ids: None,
             restarts: 0,
             failures: 0,
             retry_at: None,

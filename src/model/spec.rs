@@ -5,6 +5,7 @@
 //! (`docs/MANIFEST.md`, "Which edits restart").
 
 use super::gpu::GpuRequest;
+use super::isolation::{Network, ResourceLimits, Security, VolumeSource};
 use super::name::Name;
 use super::units::{Bytes, Limit, MilliCpu};
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,15 @@ pub struct Process {
     pub workdir: String,
     pub user: User,
     pub volumes: Vec<Volume>,
+    #[serde(default)]
+    pub network: Network,
+    #[serde(default)]
+    pub security: Security,
+    #[serde(default)]
+    pub rlimits: ResourceLimits,
+    /// Who the kernel ends first when memory is short: 1000 the first, -1000 never (proc(5)).
+    #[serde(default)]
+    pub oom_score_adj: i32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,14 +69,19 @@ pub struct User {
     pub gid: u32,
 }
 
-/// A host directory or file inside the workload's view.
+/// Something of the host's, or memory of its own, inside the workload's view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// Absolute, on the host.
-    pub source: String,
+    pub source: VolumeSource,
     /// Absolute, in the workload; has to exist there.
     pub target: String,
     pub read_only: bool,
+    /// Whether set-user-id bits count there.
+    #[serde(default)]
+    pub suid: bool,
+    /// Whether device nodes work there.
+    #[serde(default)]
+    pub dev: bool,
 }
 
 /// What the kernel is to hold the workload to. Changed in place.

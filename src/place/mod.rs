@@ -11,20 +11,24 @@
 
 pub mod cpu;
 pub mod gpu;
+pub mod ids;
 
 use crate::model::cpuset::CpuSet;
 use crate::model::gpu::{GpuLease, GpuRequest};
+use crate::model::isolation::IdRange;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::record::{Grant, Requested};
 use crate::model::spec::{CpuClass, Resources, Spec};
 use crate::model::units::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What every placed workload holds.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     holdings: BTreeMap<Name, Holding>,
+    /// Of every workload that is known, whether it runs or not.
+    ids: BTreeSet<IdRange>,
     /// Sums over all holdings, kept so that a pass over many workloads does not add everything up for each.
     fenced: CpuSet,
     memory_requested: u128,
@@ -80,6 +84,14 @@ impl Ledger {
             // Added up anew: a set that two claim by mistake must not vanish with the first.
             self.fenced = self.holdings.values().fold(CpuSet::new(), |all, holding| all.union(&holding.grant.fenced));
         }
+    }
+
+    pub fn put_ids(&mut self, ids: IdRange) {
+        self.ids.insert(ids);
+    }
+
+    pub fn has_ids(&self, ids: IdRange) -> bool {
+        self.ids.contains(&ids)
     }
 
     pub fn get(&self, name: &Name) -> Option<&Holding> {

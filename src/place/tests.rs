@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::cgroup::{Generation, Support};
 use crate::model::gpu::{Gpu, GpuId, Vendor};
+use crate::model::machine::Ceilings;
 use crate::model::topology::Topology;
 use crate::model::topology::tests::{flat, two_sockets};
 use proptest::prelude::*;
@@ -21,6 +22,7 @@ fn machine(topology: Topology) -> Machine {
         gpus: vec![gpu(0, 16), gpu(1, 16), gpu(2, 80)],
         cgroup: Support { generation: Generation::Unified, files: [].into(), nodes: "0".parse().unwrap() },
         boot_id: "boot".to_owned(),
+        ceilings: Ceilings::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! of one depends on the exclusive CPUs of all.
 
 use super::kernel;
-use super::{Act, Finding, Input, Plan, Verdict, Work, backoff};
+use super::{Act, Finding, Input, Plan, Verdict, Work, backoff, ceilings};
 use crate::model::cgroup::Write;
 use crate::model::desired::Wanted;
 use crate::model::exit::{Exit, Outcome};
@@ -12,7 +12,7 @@ use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES};
 use crate::model::name::Name;
 use crate::model::observed::{Instance, Life, Observed};
 use crate::model::record::{Grant, Record, Stopping};
-use crate::model::spec::{Kind, RestartPolicy, Signal, Spec, Stop};
+use crate::model::spec::{Kind, Process, RestartPolicy, Signal, Spec, Stop};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ask, Holding, Ledger};
@@ -122,6 +122,10 @@ fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'static str> {
         ("workdir", old.workdir == new.workdir),
         ("user", old.user == new.user),
         ("volumes", old.volumes == new.volumes),
+        ("network", old.network == new.network),
+        ("security", old.security == new.security),
+        ("rlimits", old.rlimits == new.rlimits),
+        ("oomScoreAdj", old.oom_score_adj == new.oom_score_adj),
         ("gpu", from.gpu == to.gpu),
     ] {
         if !same {
@@ -406,6 +410,18 @@ impl Case<'_, '_> {
                 return self.rest(Phase::Pending, refusal.message, None);
             }
         };
+        if self.record.spec.process.security.user_namespace && self.record.ids.is_none() {
+            match place::ids::choose(self.ledger, &self.record.spec.name) {
+                Ok(ids) => {
+                    self.ledger.put_ids(ids);
+                    self.record.ids = Some(ids);
+                }
+                Err(refusal) => {
+                    self.find(ConditionKind::Ready, false, refusal.reason, refusal.message.clone());
+                    return self.rest(Phase::Pending, refusal.message, None);
+                }
+            }
+        }
         self.record.grant = Some(grant.clone());
         let holding = Holding { resources: self.record.spec.resources.clone(), grant: grant.clone() };
         self.ledger.put(self.record.spec.name.clone(), holding);
@@ -501,13 +517,14 @@ pub(super) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, decision: D
         }
     }
     plan.wake_at = earliest(plan.wake_at, wake_at);
+    let last_exit = record.as_ref().and_then(|record| record.last_exit.clone());
     if let (Some((act, reason)), false) = (work, input.busy.contains(&name)) {
         let record = record.filter(|record| input.records.get(&name) != Some(record) && act != Act::Forget);
         if record.is_some() || act != Act::Remember {
             plan.work.push(Work { name: name.clone(), record, act, reason });
         }
     }
-    plan.verdicts.insert(name, Verdict { phase, observed_generation, findings });
+    plan.verdicts.insert(name, Verdict { phase, observed_generation, last_exit, findings });
 }
 
 fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
@@ -558,7 +575,7 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
         resources.memory.request = grant.requested.memory;
     }
     let wanted = kernel::wanted(&resources, &cpus, &machine.cgroup);
-    for unhonoured in &wanted.unhonoured {
+    for unhonoured in wanted.unhonoured.iter().chain(&ceilings::unhonoured(&record.spec.process, &machine.ceilings)) {
         find(ConditionKind::Degraded, "NotHonoured", unhonoured);
     }
     wanted
@@ -566,7 +583,9 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
 
 /// The command's environment: the manifest's on top of a few defaults, and its GPUs on top of that.
 pub(super) fn environment(record: &Record) -> BTreeMap<String, String> {
-    let home = if record.spec.process.user.uid == 0 { "/root" } else { "/" };
+    let Process { user, security, .. } = &record.spec.process;
+    // Root inside a user namespace is a stranger to the host's /root.
+    let home = if user.uid == 0 && !security.user_namespace { "/root" } else { "/" };
     let defaults = [("PATH", PATH), ("HOME", home), ("LANG", "C.UTF-8")];
     let mut env: BTreeMap<String, String> = defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     env.extend(record.spec.process.env.clone());

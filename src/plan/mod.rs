@@ -16,11 +16,13 @@
 //! * a pass over a host that is as it should be has no work.
 
 pub mod backoff;
+mod ceilings;
 pub mod kernel;
 mod lifecycle;
 
 use crate::model::cgroup::Write;
 use crate::model::desired::{Desired, Wanted};
+use crate::model::exit::Exit;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
@@ -106,6 +108,8 @@ pub struct Verdict {
     pub phase: Phase,
     /// The generation that is in force.
     pub observed_generation: u64,
+    /// How its last run ended. Known here before it is recorded: that waits while a step is under way.
+    pub last_exit: Option<Exit>,
     pub findings: Vec<Finding>,
 }
 
@@ -144,12 +148,15 @@ pub struct Foreground {
     pub unhonoured: Vec<String>,
 }
 
-/// Decides a foreground run.
-pub fn foreground(machine: &Machine, wanted: Wanted) -> Result<Foreground, Refusal> {
+/// Decides a foreground run, on behalf of the process `pid`.
+pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foreground, Refusal> {
     let ledger = Ledger::default();
     let grant = place::place(machine, &ledger, &Ask::of(&wanted.spec, None))?;
-    let kernel::Wanted { settings, unhonoured } = kernel::wanted(&wanted.spec.resources, &grant.cpus, &machine.cgroup);
-    let record = Record { grant: Some(grant), instance: 1, ..Record::new(wanted.spec, wanted.origin) };
+    let kernel::Wanted { settings, mut unhonoured } =
+        kernel::wanted(&wanted.spec.resources, &grant.cpus, &machine.cgroup);
+    unhonoured.extend(ceilings::unhonoured(&wanted.spec.process, &machine.ceilings));
+    let ids = wanted.spec.process.security.user_namespace.then(|| place::ids::foreground(pid));
+    let record = Record { grant: Some(grant), ids, instance: 1, ..Record::new(wanted.spec, wanted.origin) };
     let writes = kernel::first_writes(&settings, machine.cgroup.generation);
     Ok(Foreground { env: lifecycle::environment(&record), record, writes, unhonoured })
 }
@@ -162,6 +169,9 @@ fn ledger(input: &Input<'_>) -> Ledger {
         let instance = input.observed.get(&name).and_then(|seen| seen.instance.as_ref());
         let started_as = instance.and_then(|instance| instance.record.as_ref());
         let Some(record) = recorded.or(started_as) else { continue };
+        if let Some(ids) = record.ids {
+            ledger.put_ids(ids);
+        }
         if let Some(grant) = &record.grant {
             let holding = Holding { resources: record.spec.resources.clone(), grant: grant.clone() };
             ledger.put(name, holding);

@@ -44,9 +44,12 @@ impl Foreground {
     fn spawn(&self, text: &str) -> (Child, u32) {
         let child = self.command(&self.manifest(text)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let group = self.group(&child);
-        eventually("init and command run", || kernel::processes(&group).len() >= 2);
-        let command = kernel::processes(&group).into_iter().find(|pid| kernel::parent(*pid) != child.id()).unwrap();
-        (child, command)
+        let command = || {
+            let mut pids = kernel::processes(&group).into_iter();
+            pids.find(|pid| kernel::is_alive(*pid) && kernel::status(*pid, "Name") != "containerctl-in")
+        };
+        eventually("its command runs", || command().is_some());
+        (child, command().unwrap())
     }
 
     fn group(&self, child: &Child) -> String {

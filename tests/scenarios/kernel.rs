@@ -110,3 +110,10 @@ pub fn smaps_kib(pid: u32, field: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
     line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
 }
+
+/// The kernel's version, as far as it tells features apart.
+pub fn release() -> (u32, u32) {
+    let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = text.split(['.', '-']).map(|part| part.trim().parse().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}

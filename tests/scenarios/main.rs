@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod box_;
+mod escape;
 mod foreground;
 mod idle;
 mod kernel;
@@ -14,4 +15,5 @@ mod lifecycle;
 mod recovery;
 mod resources;
 mod verbs;
+mod walls;
 mod world;

@@ -32,6 +32,10 @@ fn constants_are_the_ones_libc_knows() {
         (PR_SET_NO_NEW_PRIVS as u64, libc::PR_SET_NO_NEW_PRIVS as u64),
         (PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT as u64),
         (PR_CAP_AMBIENT_CLEAR_ALL as u64, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64),
+        (PR_SET_KEEPCAPS as u64, libc::PR_SET_KEEPCAPS as u64),
+        (PR_CAP_AMBIENT_RAISE as u64, libc::PR_CAP_AMBIENT_RAISE as u64),
+        (CLONE_NEWUSER, libc::CLONE_NEWUSER as u64),
+        (MOUNT_ATTR_IDMAP, libc::MOUNT_ATTR_IDMAP),
         (MNT_DETACH as u64, libc::MNT_DETACH as u64),
         (OPEN_TREE_CLONE.into(), u64::from(libc::OPEN_TREE_CLONE)),
         (MOVE_MOUNT_F_EMPTY_PATH.into(), u64::from(libc::MOVE_MOUNT_F_EMPTY_PATH)),
@@ -45,6 +49,7 @@ fn constants_are_the_ones_libc_knows() {
         (Errno::EXIST.0 as u64, libc::EEXIST as u64),
         (Errno::NOTDIR.0 as u64, libc::ENOTDIR as u64),
         (Errno::INVAL.0 as u64, libc::EINVAL as u64),
+        (Errno::NOSYS.0 as u64, libc::ENOSYS as u64),
     ];
     for (ours, theirs) in pairs {
         assert_eq!(ours, theirs);
@@ -99,6 +104,15 @@ fn call_numbers_are_the_ones_libc_knows() {
         (nr::EXECVEAT, libc::SYS_execveat),
         (nr::OPEN_TREE, libc::SYS_open_tree),
         (nr::MOVE_MOUNT, libc::SYS_move_mount),
+        (nr::IOCTL, libc::SYS_ioctl),
+        (nr::SOCKET, libc::SYS_socket),
+        (nr::FCHOWN, libc::SYS_fchown),
+        (nr::KEYCTL, libc::SYS_keyctl),
+        (nr::SETNS, libc::SYS_setns),
+        (nr::SECCOMP, libc::SYS_seccomp),
+        (nr::LANDLOCK_CREATE_RULESET, libc::SYS_landlock_create_ruleset),
+        (nr::LANDLOCK_ADD_RULE, libc::SYS_landlock_add_rule),
+        (nr::LANDLOCK_RESTRICT_SELF, libc::SYS_landlock_restrict_self),
         (nr::MOUNT_SETATTR, libc::SYS_mount_setattr),
     ];
     for (ours, theirs) in pairs {

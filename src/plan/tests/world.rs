@@ -5,7 +5,7 @@ use crate::model::cgroup::{Generation, Settings, Support};
 use crate::model::cpuset::CpuSet;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::gpu::{Gpu, GpuId, Vendor};
-use crate::model::machine::Machine;
+use crate::model::machine::{Ceilings, Machine};
 use crate::model::name::Name;
 use crate::model::observed::{Group, Instance, Life, Observed};
 use crate::model::record::Record;
@@ -70,6 +70,7 @@ impl World {
                     nodes: "0".parse().unwrap(),
                 },
                 boot_id: "boot".to_owned(),
+                ceilings: Ceilings::default(),
             },
             utilisation_percent: None,
             now: Timestamp(1_000_000),
