@@ -39,7 +39,7 @@ pub fn act(host: &dyn Host, store: &Store, work: &Work, seen: &Observed) -> Resu
             let record = work.record.as_ref().ok_or(ActError::NoRecord)?;
             host.start(&Start { record, writes, env })?;
         }
-        Act::Resize { writes } => host.resize(name, writes)?,
+        Act::Resize { writes, shrink } => host.resize(name, writes, *shrink)?,
         Act::Stop { signal } => {
             let instance = seen.instance.as_ref().map_or(0, |instance| instance.number);
             host.stop(name, instance, *signal)?;

@@ -189,7 +189,7 @@ pub fn preview(plan: &Plan, diagnostics: Vec<Diagnostic>) -> Preview {
         let (step, writes) = match &work.act {
             Act::Remember => continue,
             Act::Start { writes, .. } => ("start", writes.as_slice()),
-            Act::Resize { writes } => ("resize", writes.as_slice()),
+            Act::Resize { writes, .. } => ("resize", writes.as_slice()),
             Act::Stop { .. } => ("stop", &[][..]),
             Act::Kill => ("kill", &[][..]),
             Act::Clear => ("clear", &[][..]),

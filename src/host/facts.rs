@@ -3,10 +3,12 @@
 use super::{HostError, KERNEL_MIN_MAJOR, KERNEL_MIN_MINOR};
 use crate::init::sys;
 use crate::model::isolation::Resource;
-use crate::model::machine::Ceilings;
-use std::collections::BTreeMap;
+use crate::model::machine::{Ceilings, Disk};
+use crate::model::units::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::path::Path;
 
 /// Whether the kernel is new enough.
 pub fn check_kernel(release: &str) -> Result<(), HostError> {
@@ -49,6 +51,29 @@ pub fn ceilings() -> Result<Ceilings, HostError> {
     }
     // Raising the score and lowering it again to what it was is all that is allowed then (proc(5)); at 0 it begins.
     Ok(Ceilings { hard, oom_score_adj_min: 0 })
+}
+
+/// The whole disks there are, below `/sys/block`. None where sysfs tells nothing.
+pub fn disks(block: &Path) -> BTreeMap<String, Disk> {
+    let entries = fs::read_dir(block).into_iter().flatten().flatten();
+    let disk = |entry: fs::DirEntry| {
+        let number = fs::read_to_string(entry.path().join("dev")).ok()?;
+        // Slashes of a device's name are exclamation marks there.
+        let name = entry.file_name().into_string().ok()?.replace('!', "/");
+        Some((format!("/dev/{name}"), Disk(number.trim().to_owned())))
+    };
+    entries.filter_map(disk).collect()
+}
+
+/// The sizes of huge pages the kernel can give.
+pub fn huge_pages(folder: &Path) -> BTreeSet<Bytes> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        Some(Bytes(kib << 10))
+    };
+    entries.filter_map(size).collect()
 }
 
 pub fn facts(what: &'static str, error: procfs::ProcError) -> HostError {

@@ -6,13 +6,13 @@
 
 use super::cgroup::{self, Backend};
 use super::confine::{self, Plan};
-use super::facts::{ceilings, check_kernel, facts, landlock_version, read_fact};
+use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact};
 use super::gpu::Simulated;
 use super::processes::{Processes, Reaped, Run, find_init};
 use super::seccomp::Compiler;
 use super::spawn::{Image, Spawn, Stdio, spawn};
 use super::traces::{Trace, Traces, make_private};
-use super::{CpuTimes, Host, HostError, Start, dev, topology};
+use super::{CpuTimes, Host, HostError, Shrink, Start, dev, topology};
 use crate::init;
 use crate::init::wire::{self, Step};
 use crate::model::cgroup::{Generation, Write};
@@ -166,7 +166,7 @@ impl Linux {
     /// Reads back what was written; every file that holds something else is named.
     fn check(&self, name: &Name, writes: &[Write]) -> Result<Vec<HostError>, HostError> {
         let held = self.backend.read(name)?.unwrap_or_default().settings;
-        let differs = |write: &&Write| held.get(&write.file) != Some(write.value.as_str());
+        let differs = |write: &&Write| !write.is_in(&held);
         let not_held = |Write { file, value }: &Write| {
             let held = held.get(file).unwrap_or("").to_owned();
             HostError::NotHeld { file: file.clone(), wanted: value.clone(), held }
@@ -247,6 +247,8 @@ impl Host for Linux {
             topology: topology::read(Path::new("/sys"), &allowed)?,
             memory: Bytes(memory.mem_total),
             gpus: self.options.gpus.0.clone(),
+            disks: disks(Path::new("/sys/block")),
+            huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
             cgroup: self.backend.support().clone(),
             boot_id: self.boot_id.clone(),
             ceilings: self.ceilings.clone(),
@@ -298,11 +300,15 @@ impl Host for Linux {
         begun
     }
 
-    fn resize(&self, name: &Name, writes: &[Write]) -> Result<(), HostError> {
+    fn resize(&self, name: &Name, writes: &[Write], shrink: Shrink) -> Result<(), HostError> {
         let mut failed: Vec<HostError> = Vec::new();
         let mut written = Vec::new();
         for write in writes {
-            match self.backend.write(name, write) {
+            let room = match shrink {
+                Shrink::IfItFits => self.backend.make_room(name, write),
+                Shrink::Anyhow => Ok(()),
+            };
+            match room.and_then(|()| self.backend.write(name, write)) {
                 Ok(()) => written.push(write.clone()),
                 Err(error) => failed.push(error.into()),
             }

@@ -50,6 +50,8 @@ pub struct CpuTimes {
     pub total: u64,
 }
 
+pub use crate::model::cgroup::Shrink;
+
 /// One machine.
 pub trait Host: Send + Sync {
     fn now(&self) -> Timestamp;
@@ -70,7 +72,7 @@ pub trait Host: Send + Sync {
     fn start(&self, start: &Start<'_>) -> Result<(), HostError>;
 
     /// Writes control files, and reads them back.
-    fn resize(&self, name: &Name, writes: &[Write]) -> Result<(), HostError>;
+    fn resize(&self, name: &Name, writes: &[Write], shrink: Shrink) -> Result<(), HostError>;
 
     /// Sends a signal to the command of a run.
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError>;

@@ -8,6 +8,7 @@
 pub mod diagnostic;
 pub mod fields;
 pub mod gather;
+pub mod io;
 pub mod isolation;
 pub mod resources;
 pub mod tree;

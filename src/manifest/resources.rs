@@ -2,6 +2,7 @@
 
 use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
+use super::io;
 use super::tree::{ScalarKind, Value};
 use crate::model::gpu::GpuRequest;
 use crate::model::spec::{Cpu, CpuClass, Memory, Resources};
@@ -19,7 +20,8 @@ pub const MEMORY_MIN: Bytes = Bytes(1 << 20);
 pub const CPU_PERIOD: Duration = Duration::from_millis(100);
 
 pub const CPU: Schema = Schema { fields: &["request", "limit", "weight", "burst", "class"], later: &["smt", "align"] };
-pub const MEMORY: Schema = Schema { fields: &["request", "high", "limit", "swap"], later: &["force"] };
+pub const MEMORY: Schema =
+    Schema { fields: &["request", "min", "high", "limit", "swap", "oomGroup", "force"], later: &[] };
 pub const GPU: Schema = Schema { fields: &["count", "memory", "model"], later: &["align", "rebalance", "onUnhealthy"] };
 
 /// Reads `cpu`, `memory` and `pids`.
@@ -35,12 +37,22 @@ pub fn read(map: &Map<'_>, problems: &mut Problems) -> Resources {
         cpu: cpu.unwrap_or(CPU_DEFAULT),
         memory: memory.unwrap_or(MEMORY_DEFAULT),
         pids: pids.unwrap_or(Limit::At(PIDS_DEFAULT)),
+        io: io::read(map, problems),
+        hugepages: io::hugepages(map, problems),
     }
 }
 
 const CPU_DEFAULT: Cpu =
     Cpu { request: MilliCpu(0), limit: Limit::Max, weight: 100, burst: Duration::ZERO, class: CpuClass::Shared };
-const MEMORY_DEFAULT: Memory = Memory { request: Bytes(0), high: Limit::Max, limit: Limit::Max, swap: Limit::Max };
+const MEMORY_DEFAULT: Memory = Memory {
+    request: Bytes(0),
+    min: Bytes(0),
+    high: Limit::Max,
+    limit: Limit::Max,
+    swap: Limit::Max,
+    oom_group: false,
+    force: false,
+};
 
 fn cpu(field: &Field<'_>, problems: &mut Problems) -> Option<Cpu> {
     if !matches!(field.node.value, Value::Map(_)) {
@@ -141,17 +153,23 @@ fn memory(field: &Field<'_>, problems: &mut Problems) -> Option<Memory> {
     let mut bound = |key: &str| map.get(key, problems).and_then(|field| memory_limit(&field, problems));
     let limit = bound("limit").unwrap_or(Limit::Max);
     let high = bound("high").unwrap_or(Limit::Max);
-    let request = map.get("request", problems).and_then(|field| field.amount("256Mi", problems)).unwrap_or(Bytes(0));
+    let mut protected = |key: &str| {
+        let bytes = map.get(key, problems).and_then(|field| field.amount("256Mi", problems));
+        bytes.unwrap_or(Bytes(0))
+    };
+    let (request, min) = (protected("request"), protected("min"));
+    let mut flag = |key: &str| map.get(key, problems).and_then(|field| field.boolean(problems)).unwrap_or(false);
+    let (oom_group, force) = (flag("oomGroup"), flag("force"));
     let swap = map.get("swap", problems).and_then(|field| field.limit("0", problems)).unwrap_or(no_swap_within(limit));
     if let Limit::At(limit) = limit {
-        for (key, value) in [("request", request), ("high", high.at().unwrap_or(Bytes(0)))] {
+        for (key, value) in [("request", request), ("min", min), ("high", high.at().unwrap_or(Bytes(0)))] {
             if value > limit {
                 let message = format!("memory.{key} {value} is above memory.limit {limit}");
                 problems.error(field.at(), message, format!("raise the limit or lower {key}"));
             }
         }
     }
-    Some(Memory { request, high, limit, swap })
+    Some(Memory { request, min, high, limit, swap, oom_group, force })
 }
 
 /// A limit on memory that swap could get around would be none, so swap is shut unless asked for.

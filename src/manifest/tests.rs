@@ -69,17 +69,25 @@ fn the_teaching_example_reads_as_it_is() {
         },
         "memory": {
           "request": 0,
+          "min": 0,
           "high": "max",
           "limit": {
             "at": 512000000
           },
           "swap": {
             "at": 0
-          }
+          },
+          "oom_group": false,
+          "force": false
         },
         "pids": {
           "at": 512
-        }
+        },
+        "io": {
+          "weight": 100,
+          "limits": {}
+        },
+        "hugepages": {}
       },
       "gpu": {
         "count": 1,
@@ -195,6 +203,7 @@ network: host
         },
         "memory": {
           "request": 67108864,
+          "min": 0,
           "high": {
             "at": 209715200
           },
@@ -203,9 +212,16 @@ network: host
           },
           "swap": {
             "at": 16777216
-          }
+          },
+          "oom_group": false,
+          "force": false
         },
-        "pids": "max"
+        "pids": "max",
+        "io": {
+          "weight": 100,
+          "limits": {}
+        },
+        "hugepages": {}
       },
       "gpu": {
         "count": 2,

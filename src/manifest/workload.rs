@@ -37,6 +37,8 @@ pub const WORKLOAD: Schema = Schema {
         "memory",
         "gpu",
         "pids",
+        "io",
+        "hugepages",
         "volumes",
         "restart",
         "stop",
@@ -48,7 +50,7 @@ pub const WORKLOAD: Schema = Schema {
         "rlimits",
         "oomScoreAdj",
     ],
-    later: &["hosts", "after", "io", "hugepages", "probes", "timeout", "schedule", "retries", "strategy"],
+    later: &["hosts", "after", "probes", "timeout", "schedule", "retries", "strategy"],
 };
 pub const RESTART: Schema = Schema { fields: &["policy", "initialDelay", "maxDelay", "resetAfter"], later: &[] };
 pub const STOP: Schema = Schema { fields: &["signal", "grace"], later: &[] };

@@ -45,8 +45,24 @@ impl Settings {
     }
 
     pub fn set(&mut self, file: &str, value: impl Into<String>) {
-        self.0.insert(file.to_owned(), value.into());
+        let mut value = value.into();
+        if is_per_device(file) {
+            // In whatever order the kernel keeps its devices.
+            let mut lines: Vec<&str> = value.lines().collect();
+            lines.sort_unstable();
+            value = lines.join("\n");
+        }
+        self.0.insert(file.to_owned(), value);
     }
+}
+
+/// What to do where a memory limit would be below what is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shrink {
+    /// Have the kernel reclaim first, and leave the limit as it was if that is not enough.
+    IfItFits,
+    /// Lower it; the kernel ends something if it has to.
+    Anyhow,
 }
 
 /// One control file and the value to write to it.
@@ -54,6 +70,30 @@ impl Settings {
 pub struct Write {
     pub file: String,
     pub value: String,
+}
+
+/// Whether a file has a line for each device it says something about, and takes one at a time.
+pub fn is_per_device(file: &str) -> bool {
+    file == "io.max" || file.starts_with("blkio.throttle.")
+}
+
+/// What is written for a device that is no longer limited; it is not among the lines then.
+pub fn no_limit(file: &str) -> &'static str {
+    if file == "io.max" { "rbps=max wbps=max riops=max wiops=max" } else { "0" }
+}
+
+impl Write {
+    /// Whether the file holds what was written.
+    pub fn is_in(&self, held: &Settings) -> bool {
+        let held = held.get(&self.file).unwrap_or_default();
+        match self.value.split_once(' ') {
+            Some((device, limit)) if is_per_device(&self.file) && limit == no_limit(&self.file) => {
+                !held.lines().any(|line| line.split(' ').next() == Some(device))
+            }
+            _ if is_per_device(&self.file) => held.lines().any(|line| line == self.value),
+            _ => held == self.value,
+        }
+    }
 }
 
 impl fmt::Display for Write {

@@ -5,7 +5,7 @@ use super::gpu::Gpu;
 use super::isolation::Resource;
 use super::topology::Topology;
 use super::units::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,11 +13,19 @@ pub struct Machine {
     pub topology: Topology,
     pub memory: Bytes,
     pub gpus: Vec<Gpu>,
+    /// Major and minor number of each whole disk, by the path of its node.
+    pub disks: BTreeMap<String, Disk>,
+    /// Sizes of huge pages this machine has.
+    pub huge_pages: BTreeSet<Bytes>,
     pub cgroup: Support,
     /// Changes with every boot (`/proc/sys/kernel/random/boot_id`): what was started under another one no longer runs.
     pub boot_id: String,
     pub ceilings: Ceilings,
 }
+
+/// A block device as cgroup files name it, `254:0`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Disk(pub String);
 
 /// What the controller cannot let a workload exceed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -91,6 +91,35 @@ pub struct Resources {
     pub memory: Memory,
     /// Processes and threads, init included.
     pub pids: Limit<u32>,
+    #[serde(default)]
+    pub io: Io,
+    /// Bytes of huge pages, by the size of the page in bytes. None of a size that is not named.
+    #[serde(default)]
+    pub hugepages: BTreeMap<Bytes, Bytes>,
+}
+
+/// Reading and writing of block devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Io {
+    /// Share against other groups when a device is contended, 1..=10000, 100 by default.
+    pub weight: u32,
+    /// By the device's path, `/dev/vda`.
+    pub limits: BTreeMap<String, IoLimit>,
+}
+
+impl Default for Io {
+    fn default() -> Io {
+        Io { weight: 100, limits: BTreeMap::new() }
+    }
+}
+
+/// The most a workload may do with one device in a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoLimit {
+    pub read_bps: Limit<u64>,
+    pub write_bps: Limit<u64>,
+    pub read_iops: Limit<u64>,
+    pub write_iops: Limit<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,12 +152,21 @@ pub enum CpuClass {
 pub struct Memory {
     /// What admission sets aside and the kernel protects from reclaim where it can.
     pub request: Bytes,
+    /// What the kernel never reclaims, whoever else runs short.
+    #[serde(default)]
+    pub min: Bytes,
     /// Reclaim above this.
     pub high: Limit<Bytes>,
     /// Never more than this.
     pub limit: Limit<Bytes>,
     /// Swap on top of `limit`; none by default where there is a limit.
     pub swap: Limit<Bytes>,
+    /// Whether running out of memory ends all of it, not only the process that the kernel picks.
+    #[serde(default)]
+    pub oom_group: bool,
+    /// Whether a limit below what it uses is put in force even if that ends it.
+    #[serde(default)]
+    pub force: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,6 +22,8 @@ fn machine(topology: Topology) -> Machine {
         gpus: vec![gpu(0, 16), gpu(1, 16), gpu(2, 80)],
         cgroup: Support { generation: Generation::Unified, files: [].into(), nodes: "0".parse().unwrap() },
         boot_id: "boot".to_owned(),
+        disks: BTreeMap::new(),
+        huge_pages: BTreeSet::new(),
         ceilings: Ceilings::default(),
     }
 }

@@ -3,8 +3,11 @@
 //! The values are spelled as the kernel gives them back, so that wanted and held compare as text and a difference is either work to do or
 //! drift. Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{cpusets,memory,pids}.rst, scheduler/sched-bwc.rst.
 
-use crate::model::cgroup::{Generation, Settings, Support, Write};
+mod io;
+
+use crate::model::cgroup::{Generation, Settings, Support, Write, is_per_device, no_limit};
 use crate::model::cpuset::CpuSet;
+use crate::model::machine::Machine;
 use crate::model::spec::{Cpu, CpuClass, Memory, Resources};
 use crate::model::units::{Bytes, Limit, MilliCpu};
 
@@ -27,9 +30,10 @@ pub struct Wanted {
 }
 
 /// What the kernel is to hold for `resources` on `cpus`.
-pub fn wanted(resources: &Resources, cpus: &CpuSet, support: &Support) -> Wanted {
+pub fn wanted(resources: &Resources, cpus: &CpuSet, machine: &Machine) -> Wanted {
     let mut wanted = Wanted::default();
-    let Resources { cpu, memory, pids } = resources;
+    let support = &machine.cgroup;
+    let Resources { cpu, memory, pids, io, hugepages } = resources;
     let files = match support.generation {
         Generation::Unified => unified(cpu, memory),
         Generation::Legacy => legacy(cpu, memory),
@@ -38,9 +42,11 @@ pub fn wanted(resources: &Resources, cpus: &CpuSet, support: &Support) -> Wanted
         want(&mut wanted, support, file, value);
     }
     want(&mut wanted, support, "cpuset.cpus", cpus.to_string());
-    if support.generation == Generation::Legacy {
+    if support.generation == Generation::Legacy || support.files.contains("cpuset.mems") {
         want(&mut wanted, support, "cpuset.mems", support.nodes.to_string());
     }
+    io::want(&mut wanted, io, machine);
+    io::want_huge_pages(&mut wanted, hugepages, machine);
     want(&mut wanted, support, "pids.max", pids.to_string());
     if support.generation == Generation::Legacy {
         wanted.unhonoured.extend(beyond_legacy(memory));
@@ -50,11 +56,17 @@ pub fn wanted(resources: &Resources, cpus: &CpuSet, support: &Support) -> Wanted
 
 /// What v1 has no words for.
 fn beyond_legacy(memory: &Memory) -> Vec<String> {
-    let Memory { request, high: _, limit, swap } = memory;
+    let Memory { request, min, high: _, limit, swap, oom_group, force: _ } = memory;
     let mut missing = Vec::new();
     if *request > Bytes(0) {
         missing
             .push(format!("memory.request {request} is set aside, but legacy cgroups cannot protect it from reclaim"));
+    }
+    if *min > Bytes(0) {
+        missing.push(format!("memory.min {min} is not protected: legacy cgroups have no such thing"));
+    }
+    if *oom_group {
+        missing.push("memory.oomGroup: legacy cgroups end only the process that the kernel picks".to_owned());
     }
     if let (Limit::Max, Limit::At(swap)) = (limit, swap) {
         missing.push(format!("memory.swap {swap} needs a memory.limit on legacy cgroups, which bound both together"));
@@ -75,13 +87,15 @@ fn want(wanted: &mut Wanted, support: &Support, file: &str, value: String) {
 
 fn unified(cpu: &Cpu, memory: &Memory) -> Vec<(&'static str, String)> {
     let Cpu { request: _, limit, weight, burst, class } = cpu;
-    let Memory { request, high, limit: memory_limit, swap } = memory;
+    let Memory { request, min, high, limit: memory_limit, swap, oom_group, force: _ } = memory;
     let quota = limit.map(quota_us);
     let mut files = vec![
         ("cpu.max", format!("{quota} {CPU_PERIOD_US}")),
         ("cpu.max.burst", burst.as_micros().to_string()),
         ("cpu.idle", idle(*class)),
+        ("memory.min", pages(*min).to_string()),
         ("memory.low", pages(*request).to_string()),
+        ("memory.oom.group", u8::from(*oom_group).to_string()),
         ("memory.high", limit_bytes(*high)),
         ("memory.max", limit_bytes(*memory_limit)),
         ("memory.swap.max", limit_bytes(*swap)),
@@ -95,7 +109,7 @@ fn unified(cpu: &Cpu, memory: &Memory) -> Vec<(&'static str, String)> {
 
 fn legacy(cpu: &Cpu, memory: &Memory) -> Vec<(&'static str, String)> {
     let Cpu { request: _, limit, weight, burst, class } = cpu;
-    let Memory { request: _, high, limit: memory_limit, swap } = memory;
+    let Memory { request: _, min: _, high, limit: memory_limit, swap, oom_group: _, force: _ } = memory;
     let with_swap = match (memory_limit, swap) {
         (Limit::At(limit), Limit::At(swap)) => Limit::At(Bytes(limit.0.saturating_add(swap.0))),
         _ => Limit::Max,
@@ -140,12 +154,16 @@ fn limit_bytes(limit: Limit<Bytes>) -> String {
 fn fresh(generation: Generation, file: &str) -> Option<&'static str> {
     match (generation, file) {
         (Generation::Unified, "cpu.max") => Some("max 100000"),
-        (Generation::Unified, "cpu.weight") => Some("100"),
         (Generation::Legacy, "cpu.cfs_period_us") => Some("100000"),
         (Generation::Legacy, "cpu.cfs_quota_us") => Some("-1"),
         (Generation::Legacy, "cpu.shares") => Some("1024"),
         (Generation::Legacy, "memory.limit_in_bytes" | "memory.memsw.limit_in_bytes") => Some("9223372036854771712"),
-        (_, "cpu.max.burst" | "cpu.cfs_burst_us" | "cpu.idle" | "memory.low") => Some("0"),
+        (_, "cpu.max.burst" | "cpu.cfs_burst_us" | "cpu.idle" | "memory.low" | "memory.min" | "memory.oom.group") => {
+            Some("0")
+        }
+        (_, "io.weight" | "io.bfq.weight") => Some("default 100"),
+        (_, "cpu.weight" | "blkio.bfq.weight") => Some("100"),
+        (_, file) if is_per_device(file) => Some(""),
         (_, "memory.high" | "memory.max" | "memory.swap.max" | "pids.max") => Some("max"),
         (_, "cpuset.cpus" | "cpuset.mems") => Some(""),
         _ => None,
@@ -160,15 +178,31 @@ pub fn first_writes(wanted: &Settings, generation: Generation) -> Vec<Write> {
 
 /// The writes that turn `held` into `wanted`, in an order the kernel accepts at every step.
 pub fn writes(held: &Settings, wanted: &Settings) -> Vec<Write> {
-    let differs = |(file, value): &(&String, &String)| held.get(file) != Some(value.as_str());
-    let mut writes: Vec<Write> = wanted
-        .0
-        .iter()
-        .filter(differs)
-        .map(|(file, value)| Write { file: file.clone(), value: value.clone() })
-        .collect();
+    let mut writes = Vec::new();
+    for (file, value) in &wanted.0 {
+        let now = held.get(file);
+        if now == Some(value.as_str()) {
+            continue;
+        }
+        if is_per_device(file) {
+            writes.extend(device_writes(file, now.unwrap_or_default(), value));
+        } else {
+            writes.push(Write { file: file.clone(), value: value.clone() });
+        }
+    }
     writes.sort_by_key(|write| rank(write, held));
     writes
+}
+
+/// One write a device whose line differs; a device that is no longer limited is written the words for that.
+fn device_writes(file: &str, held: &str, wanted: &str) -> Vec<Write> {
+    let device = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let kept: Vec<String> = wanted.lines().map(device).collect();
+    let none = no_limit(file);
+    let freed =
+        held.lines().map(device).filter(|device| !kept.contains(device)).map(|device| format!("{device} {none}"));
+    let set = wanted.lines().filter(|line| !held.lines().any(|other| other == *line)).map(str::to_owned);
+    freed.chain(set).map(|value| Write { file: file.to_owned(), value }).collect()
 }
 
 /// Earlier is smaller. A bound that contains another one grows before it and shrinks after it: quota and burst, memory with swap and
@@ -198,165 +232,4 @@ fn rank(write: &Write, held: &Settings) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifest;
-
-    const UNIFIED: &[&str] = &[
-        "cpu.max",
-        "cpu.max.burst",
-        "cpu.idle",
-        "cpu.weight",
-        "memory.low",
-        "memory.high",
-        "memory.max",
-        "memory.swap.max",
-        "cpuset.cpus",
-        "pids.max",
-    ];
-    const LEGACY: &[&str] = &[
-        "cpu.cfs_period_us",
-        "cpu.cfs_quota_us",
-        "cpu.cfs_burst_us",
-        "cpu.idle",
-        "cpu.shares",
-        "memory.limit_in_bytes",
-        "memory.memsw.limit_in_bytes",
-        "cpuset.cpus",
-        "cpuset.mems",
-        "pids.max",
-    ];
-
-    fn support(generation: Generation, files: &[&str]) -> Support {
-        Support {
-            generation,
-            files: files.iter().map(|file| (*file).to_owned()).collect(),
-            nodes: "0-1".parse().unwrap(),
-        }
-    }
-
-    fn resources(fields: &str) -> Resources {
-        let parsed = manifest::parse("x.yaml", format!("command: x\n{fields}").as_bytes());
-        assert_eq!(parsed.diagnostics, []);
-        parsed.workloads.into_iter().next().unwrap().0.resources.clone()
-    }
-
-    fn check(fields: &str, support: &Support) -> String {
-        let Wanted { settings, unhonoured } = wanted(&resources(fields), &"0-3".parse().unwrap(), support);
-        let writes = first_writes(&settings, support.generation);
-        writes
-            .iter()
-            .map(|write| format!("{write}\n"))
-            .chain(unhonoured.iter().map(|text| format!("! {text}\n")))
-            .collect()
-    }
-
-    /// What turning one manifest's limits into another's writes, in order.
-    fn change(from: &str, to: &str, support: &Support) -> String {
-        let settings = |fields: &str| wanted(&resources(fields), &"0-3".parse().unwrap(), support).settings;
-        writes(&settings(from), &settings(to)).iter().map(|write| format!("{write}\n")).collect()
-    }
-
-    const FULL: &str = "cpu: {request: 1, limit: 1500m, weight: 250, burst: 20ms}\nmemory: {request: 64Mi, high: 200M, limit: 256M, swap: 16Mi}\npids: 99";
-
-    #[test]
-    fn unified_files_hold_what_a_manifest_says() {
-        let support = support(Generation::Unified, UNIFIED);
-        insta::assert_snapshot!(check(FULL, &support), @"
-        memory.high = 199999488
-        cpu.max = 150000 100000
-        cpu.weight = 250
-        cpuset.cpus = 0-3
-        memory.low = 67108864
-        memory.max = 256000000
-        memory.swap.max = 16777216
-        pids.max = 99
-        cpu.max.burst = 20000
-        ");
-        insta::assert_snapshot!(check("cpu: {class: idle}\npids: max", &support), @"
-        cpu.idle = 1
-        cpuset.cpus = 0-3
-        ");
-    }
-
-    #[test]
-    fn legacy_files_hold_what_a_manifest_says() {
-        let support = support(Generation::Legacy, LEGACY);
-        insta::assert_snapshot!(check(FULL, &support), @"
-        cpu.cfs_quota_us = 150000
-        cpu.shares = 2560
-        cpuset.cpus = 0-3
-        cpuset.mems = 0-1
-        memory.limit_in_bytes = 256000000
-        pids.max = 99
-        cpu.cfs_burst_us = 20000
-        memory.memsw.limit_in_bytes = 272777216
-        ! memory.high = 199999488: this host's legacy cgroups have no such file
-        ! memory.request 64Mi is set aside, but legacy cgroups cannot protect it from reclaim
-        ");
-        insta::assert_snapshot!(check("cpu: {class: idle}\nmemory: {limit: 1G, swap: max}", &support), @"
-        cpu.idle = 1
-        cpuset.cpus = 0-3
-        cpuset.mems = 0-1
-        memory.limit_in_bytes = 999997440
-        pids.max = 512
-        ");
-    }
-
-    #[test]
-    fn what_a_host_cannot_do_is_said_only_if_it_was_asked() {
-        let bare = support(Generation::Unified, &["cpu.max", "cpu.weight", "memory.max", "pids.max", "cpuset.cpus"]);
-        insta::assert_snapshot!(check("cpu: 2", &bare), @"
-        cpu.max = 200000 100000
-        cpuset.cpus = 0-3
-        pids.max = 512
-        ");
-        insta::assert_snapshot!(check(FULL, &bare), @"
-        cpu.max = 150000 100000
-        cpu.weight = 250
-        cpuset.cpus = 0-3
-        memory.max = 256000000
-        pids.max = 99
-        ! cpu.max.burst = 20000: this host's unified cgroups have no such file
-        ! memory.low = 67108864: this host's unified cgroups have no such file
-        ! memory.high = 199999488: this host's unified cgroups have no such file
-        ! memory.swap.max = 16777216: this host's unified cgroups have no such file
-        ");
-    }
-
-    #[test]
-    fn containing_bounds_grow_first_and_shrink_last() {
-        let legacy = support(Generation::Legacy, LEGACY);
-        insta::assert_snapshot!(change("memory: 256Mi", "memory: 512Mi", &legacy), @"
-        memory.memsw.limit_in_bytes = 536870912
-        memory.limit_in_bytes = 536870912
-        ");
-        insta::assert_snapshot!(change("memory: 512Mi", "memory: 256Mi", &legacy), @"
-        memory.limit_in_bytes = 268435456
-        memory.memsw.limit_in_bytes = 268435456
-        ");
-        let unified = support(Generation::Unified, UNIFIED);
-        insta::assert_snapshot!(change("cpu: {limit: 1, burst: 50ms}", "cpu: {limit: 2, burst: 150ms}", &unified), @"
-        cpu.max = 200000 100000
-        cpu.max.burst = 150000
-        ");
-        insta::assert_snapshot!(change("cpu: {limit: 2, burst: 150ms}", "cpu: {limit: 1, burst: 50ms}", &unified), @"
-        cpu.max.burst = 50000
-        cpu.max = 100000 100000
-        ");
-        insta::assert_snapshot!(change("cpu: {class: idle}", "cpu: {weight: 7}", &unified), @"
-        cpu.idle = 0
-        cpu.weight = 7
-        ");
-        assert_eq!(change(FULL, FULL, &unified), "", "nothing to do writes nothing");
-    }
-
-    #[test]
-    fn absurd_limits_are_none() {
-        let support = support(Generation::Unified, UNIFIED);
-        assert_eq!(
-            check("memory: 18446744073709551615\npids: max", &support),
-            "cpuset.cpus = 0-3\nmemory.swap.max = 0\n"
-        );
-    }
-}
+mod tests;

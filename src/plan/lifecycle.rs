@@ -5,7 +5,7 @@
 
 use super::kernel;
 use super::{Act, Finding, Input, Plan, Verdict, Work, backoff, ceilings};
-use crate::model::cgroup::Write;
+use crate::model::cgroup::{Shrink, Write};
 use crate::model::desired::Wanted;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES};
@@ -554,7 +554,8 @@ fn resize(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
         format!("{} {} -> {}", write.file, group.settings.get(&write.file).unwrap_or("unset"), write.value)
     };
     let reason = writes.iter().map(change).collect::<Vec<_>>().join(", ");
-    Some((Act::Resize { writes }, reason))
+    let shrink = if record.spec.resources.memory.force { Shrink::Anyhow } else { Shrink::IfItFits };
+    Some((Act::Resize { writes, shrink }, reason))
 }
 
 fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Vec<Finding>) -> kernel::Wanted {
@@ -574,7 +575,7 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
     if let Some(grant) = &record.grant {
         resources.memory.request = grant.requested.memory;
     }
-    let wanted = kernel::wanted(&resources, &cpus, &machine.cgroup);
+    let wanted = kernel::wanted(&resources, &cpus, machine);
     for unhonoured in wanted.unhonoured.iter().chain(&ceilings::unhonoured(&record.spec.process, &machine.ceilings)) {
         find(ConditionKind::Degraded, "NotHonoured", unhonoured);
     }

@@ -20,7 +20,7 @@ mod ceilings;
 pub mod kernel;
 mod lifecycle;
 
-use crate::model::cgroup::Write;
+use crate::model::cgroup::{Shrink, Write};
 use crate::model::desired::{Desired, Wanted};
 use crate::model::exit::Exit;
 use crate::model::machine::Machine;
@@ -91,7 +91,7 @@ pub enum Act {
     /// Make the cgroup, write the limits, start the command in it.
     Start { writes: Vec<Write>, env: BTreeMap<String, String> },
     /// Write limits to the running workload's cgroup.
-    Resize { writes: Vec<Write> },
+    Resize { writes: Vec<Write>, shrink: Shrink },
     /// Ask the command to end.
     Stop { signal: Signal },
     /// End every process of the cgroup.
@@ -152,8 +152,7 @@ pub struct Foreground {
 pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foreground, Refusal> {
     let ledger = Ledger::default();
     let grant = place::place(machine, &ledger, &Ask::of(&wanted.spec, None))?;
-    let kernel::Wanted { settings, mut unhonoured } =
-        kernel::wanted(&wanted.spec.resources, &grant.cpus, &machine.cgroup);
+    let kernel::Wanted { settings, mut unhonoured } = kernel::wanted(&wanted.spec.resources, &grant.cpus, machine);
     unhonoured.extend(ceilings::unhonoured(&wanted.spec.process, &machine.ceilings));
     let ids = wanted.spec.process.security.user_namespace.then(|| place::ids::foreground(pid));
     let record = Record { grant: Some(grant), ids, instance: 1, ..Record::new(wanted.spec, wanted.origin) };

@@ -18,11 +18,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Memory for pages: a thousand records of a few kilobytes, twice over.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Log segments. Small ones keep the file small: records are.
 const SEGMENT_BYTES: usize = 64 << 10;
+/// How long a lock is waited for: long enough for one that is being let go, too short to hide another controller.
+const LOCK_TRIES: u32 = 10;
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 /// Folders of damaged databases that are kept. The newest tell what went wrong; more only fill the disk.
 const SET_ASIDE_MAX: usize = 3;
 
@@ -165,7 +169,7 @@ fn read(records: &sled::Tree, found: &mut Found) -> Result<(), StoreError> {
 fn open_or_set_aside(path: &Path, losses: &mut Vec<String>) -> Result<sled::Db, StoreError> {
     let aside = |source| StoreError::SetAside { path: path.to_owned(), source };
     remove_half_written_snapshots(path);
-    let first = match open(path) {
+    let first = match open_unlocked(path) {
         Ok(db) => return Ok(db),
         Err(error) if is_locked(&error) => return Err(StoreError::Locked { path: path.to_owned() }),
         Err(error) => error,
@@ -185,6 +189,17 @@ fn open_or_set_aside(path: &Path, losses: &mut Vec<String>) -> Result<sled::Db, 
         target.display()
     ));
     open(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })
+}
+
+/// Opens the database once nobody else has it. The threads of a sled that was just closed keep the lock for a few milliseconds more.
+fn open_unlocked(path: &Path) -> Result<sled::Db, sled::Error> {
+    for _ in 0..LOCK_TRIES {
+        match open(path) {
+            Err(error) if is_locked(&error) => thread::sleep(LOCK_AGAIN),
+            opened => return opened,
+        }
+    }
+    open(path)
 }
 
 fn open(path: &Path) -> Result<sled::Db, sled::Error> {

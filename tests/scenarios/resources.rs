@@ -2,6 +2,7 @@
 
 use super::kernel;
 use super::world::{World, eventually};
+use std::fs;
 
 #[test]
 fn every_cpu_and_memory_field_is_in_force_or_said_not_to_be() {
@@ -115,6 +116,58 @@ fn a_fork_bomb_is_felt_by_nobody_else() {
     world.wait_running("web");
     world.delete("bomb.yaml");
     world.wait_gone("bomb");
+}
+
+/// A whole disk of this machine, by its node.
+fn disk() -> String {
+    let mut names: Vec<String> =
+        fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !["loop", "ram", "zram"].iter().any(|other| name.starts_with(other)));
+    format!("/dev/{}", names.first().unwrap())
+}
+
+#[test]
+fn disks_are_limited_and_let_go_of_without_a_restart() {
+    let world = World::running();
+    let (disk, files) = (disk(), ["io.max", "blkio.throttle.read_bps_device"]);
+    world.put("reader.yaml", &format!("command: sleep 1000\nio: {{limits: [{{device: {disk}, readBps: 50M}}]}}"));
+    let pid = world.wait_running("reader");
+    let held = || kernel::read(&world.group("reader"), &files);
+    assert!(held().contains("50000000"), "{}", held());
+    world.put("reader.yaml", &format!("command: sleep 1000\nio: {{limits: [{{device: {disk}, readBps: 70M}}]}}"));
+    eventually("the limit is raised", || held().contains("70000000"));
+    world.put("reader.yaml", "command: sleep 1000");
+    eventually("the limit is gone", || held().is_empty());
+    assert_eq!(world.wait_running("reader"), pid);
+    world.put("elsewhere.yaml", "command: sleep 1000\nio: {limits: [{device: /dev/nowhere, readBps: 50M}]}");
+    world.wait_running("elsewhere");
+    let told = world.status("elsewhere")["conditions"].to_string();
+    assert!(told.contains("/dev/nowhere is no disk of this host"), "{told}");
+}
+
+#[test]
+fn a_memory_limit_below_what_is_used_ends_nothing_unless_forced() {
+    let world = World::running();
+    let manifest = |memory: &str| {
+        format!(
+            "restart: never\nmemory: {memory}\ncommand: [sh, -c, 'head -c 40M /dev/zero | tail -c 39M | (read -r x; sleep 1000); sleep 1000']"
+        )
+    };
+    world.put("big.yaml", &manifest("{limit: 200M}"));
+    let pid = world.wait_running("big");
+    let used = || {
+        kernel::read(&world.group("big"), &["memory.current", "memory.usage_in_bytes"]).trim().parse::<u64>().unwrap()
+    };
+    eventually("it uses its memory", || used() > 39_000_000);
+    world.put("big.yaml", &manifest("{limit: 20M}"));
+    let status = world.wait_status("big", |status| status["conditions"].to_string().contains("StepFailed"));
+    assert_eq!((status["phase"].as_str(), status["pid"].as_u64()), (Some("Running"), Some(u64::from(pid))));
+    assert_eq!(kernel::memory_bytes(&world.group("big")) / 1_000_000, 199, "the limit is what it was");
+    if kernel::is_unified() {
+        assert!(status["conditions"].to_string().contains("force: true"), "{status:#}");
+        world.put("big.yaml", &manifest("{limit: 20M, force: true}"));
+        eventually("the kernel has ended something", || used() < 20_000_000);
+    }
 }
 
 fn set(list: &str) -> std::collections::BTreeSet<u32> {

@@ -23,7 +23,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The controllers whose hierarchies a workload joins: those it is held to. Each costs a directory and, at a start, 20 us.
-const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb"];
 /// The ones without which this is no workload host.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -177,6 +177,11 @@ impl Backend for Legacy {
 
     fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
         set(&self.of(name), &self.path_of(name, &write.file)?, write)
+    }
+
+    fn make_room(&self, _: &Name, _: &Write) -> Result<(), CgroupError> {
+        // v1 reclaims, and refuses with EBUSY if that is not enough (cgroup-v1/memory.rst, 3.1).
+        Ok(())
     }
 
     fn read(&self, name: &Name) -> Result<Option<Group>, CgroupError> {

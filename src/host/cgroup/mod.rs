@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 const SUFFIX: &str = ".workload";
 
 /// The control files a workload's group is made of, over both generations. Which of them exist is probed.
-const FILES: [&str; 20] = [
+const FILES: [&str; 34] = [
     "cpu.max",
     "cpu.max.burst",
     "cpu.weight",
@@ -34,13 +34,27 @@ const FILES: [&str; 20] = [
     "cpu.shares",
     "cpuset.cpus",
     "cpuset.mems",
+    "memory.min",
     "memory.low",
+    "memory.oom.group",
     "memory.high",
     "memory.max",
     "memory.swap.max",
     "memory.limit_in_bytes",
     "memory.memsw.limit_in_bytes",
     "pids.max",
+    "io.max",
+    "io.weight",
+    "io.bfq.weight",
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.write_bps_device",
+    "blkio.throttle.read_iops_device",
+    "blkio.throttle.write_iops_device",
+    "blkio.bfq.weight",
+    "hugetlb.2MB.max",
+    "hugetlb.1GB.max",
+    "hugetlb.2MB.limit_in_bytes",
+    "hugetlb.1GB.limit_in_bytes",
     "cgroup.events",
     "memory.events",
     "memory.oom_control",
@@ -61,6 +75,10 @@ pub trait Backend: Send + Sync {
 
     /// Writes one control file. The kernel may round the value; [`Backend::read`] tells.
     fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError>;
+
+    /// Before a memory limit is lowered: has what it no longer allows reclaimed, or fails. Where the kernel does so itself there is
+    /// nothing to do.
+    fn make_room(&self, name: &Name, write: &Write) -> Result<(), CgroupError>;
 
     /// What the group holds, `None` if there is no such group.
     fn read(&self, name: &Name) -> Result<Option<Group>, CgroupError>;
@@ -100,6 +118,10 @@ pub enum CgroupError {
     Remove { path: PathBuf, source: io::Error },
     #[error("cannot open the cgroup {path}")]
     Open { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} cannot become {wanted}: {used} bytes are in use and no more can be reclaimed\n  help: free memory in it, raise the limit, or write `force: true` under `memory` to have it ended if need be"
+    )]
+    InUse { path: PathBuf, wanted: u64, used: u64 },
     #[error("{file} is not among this host's control files")]
     NoSuchFile { file: String },
     #[error(

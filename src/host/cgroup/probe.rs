@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// v2 controllers that workloads are held to, where the kernel has them.
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
 /// The ones without which this is no workload host.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 

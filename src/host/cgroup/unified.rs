@@ -93,6 +93,24 @@ impl Backend for Unified {
         write_at(self.group(name)?, &write.file, &write.value).map_err(failed)
     }
 
+    fn make_room(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
+        let (true, Ok(wanted)) = (write.file == "memory.max", write.value.parse::<u64>()) else { return Ok(()) };
+        let group = self.group(name)?;
+        let used = || Ok(self.read_in(&group, name, "memory.current")?.parse::<u64>().unwrap_or(0));
+        let before: u64 = used()?;
+        if before <= wanted {
+            return Ok(());
+        }
+        // Whether that was enough, and on kernels before 5.19 whether it can be asked for at all, shows in what is left.
+        let _ = write_at(&group, "memory.reclaim", &(before - wanted).to_string());
+        let used: u64 = used()?;
+        if used <= wanted {
+            Ok(())
+        } else {
+            Err(CgroupError::InUse { path: self.path_of(name, "memory.max"), wanted, used })
+        }
+    }
+
     fn read(&self, name: &Name) -> Result<Option<Group>, CgroupError> {
         let Some(group) = self.open_group(name)? else { return Ok(None) };
         let mut settings = Settings::default();

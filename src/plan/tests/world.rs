@@ -70,6 +70,8 @@ impl World {
                     nodes: "0".parse().unwrap(),
                 },
                 boot_id: "boot".to_owned(),
+                disks: BTreeMap::new(),
+                huge_pages: BTreeSet::new(),
                 ceilings: Ceilings::default(),
             },
             utilisation_percent: None,
@@ -166,7 +168,7 @@ impl World {
                 let (number, started) = (record.instance, Some(self.now));
                 seen.instance = Some(Instance { number, record: Some(record), started, life });
             }
-            Act::Resize { writes } => {
+            Act::Resize { writes, .. } => {
                 let group = seen.group.as_mut().unwrap();
                 for write in writes {
                     group.settings.set(&write.file, &write.value);
