@@ -1,5 +1,6 @@
 //! A workload's log files as one stream of lines, oldest first, and on as they grow.
 
+use crate::model::time::Timestamp;
 use axum::body::Bytes;
 use http_body_util::channel::{Channel, Sender};
 use std::collections::VecDeque;
@@ -22,20 +23,38 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// Older files than the one being written, `log.9` at most.
 const OLDER_MAX: u32 = 9;
 
-/// The last `tail` lines of the log in `folder`, all of them by default, and with `follow` whatever comes after. `held` is let go when the
-/// reading ends.
-pub fn stream(
-    folder: PathBuf,
-    tail: Option<usize>,
-    follow: bool,
-    held: impl Send + 'static,
-) -> Channel<Bytes, io::Error> {
+/// Which lines of a log are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// The last so many of them.
+    pub tail: Option<usize>,
+    /// Written then or later, and not later than then.
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    /// And whatever comes after.
+    pub follow: bool,
+}
+
+impl Ask {
+    fn wants(&self, line: &[u8]) -> bool {
+        if self.since.is_none() && self.until.is_none() {
+            return true;
+        }
+        let time = line.split(|&byte| byte == b' ').next().and_then(|time| str::from_utf8(time).ok());
+        // What has no time is not ours; better told than hidden.
+        let Some(time) = time.and_then(Timestamp::parse) else { return true };
+        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time <= until)
+    }
+}
+
+/// The lines of the log in `folder` that are asked for. `held` is let go when the reading ends.
+pub fn stream(folder: PathBuf, ask: Ask, held: impl Send + 'static) -> Channel<Bytes, io::Error> {
     let (body, channel) = Channel::new(PIECES_MAX);
     let (pieces, received) = mpsc::channel(PIECES_MAX);
     tokio::spawn(forward(received, body));
     // Ends when the log is read or the reader has gone; never while it is followed by somebody.
     spawn_blocking(move || {
-        if let Err(error) = read(&folder, tail, follow, &pieces) {
+        if let Err(error) = read(&folder, ask, &pieces) {
             tracing::debug!(path = %folder.display(), error = %error, "cannot read a log");
         }
         drop(held);
@@ -58,7 +77,7 @@ fn send(pieces: &mpsc::Sender<Bytes>, bytes: Vec<u8>) -> Result<(), Gone> {
     if bytes.is_empty() { Ok(()) } else { pieces.blocking_send(bytes.into()).map_err(|_| Gone) }
 }
 
-fn read(folder: &Path, tail: Option<usize>, follow: bool, pieces: &mpsc::Sender<Bytes>) -> io::Result<()> {
+fn read(folder: &Path, ask: Ask, pieces: &mpsc::Sender<Bytes>) -> io::Result<()> {
     // Opened before the older ones are read, so that what is written meanwhile is not lost between the two.
     let mut current = open(&folder.join("log"))?;
     let older: Vec<File> =
@@ -67,14 +86,14 @@ fn read(folder: &Path, tail: Option<usize>, follow: bool, pieces: &mpsc::Sender<
         Some(file) => Some(file.try_clone()?),
         None => None,
     });
-    let sent = match tail {
-        Some(lines) => send_tail(files, lines.min(TAIL_MAX), pieces)?,
-        None => send_all(files, pieces)?,
+    let sent = match ask.tail {
+        None if ask.since.is_none() && ask.until.is_none() => send_all(files, pieces)?,
+        _ => send_lines(files, ask, pieces)?,
     };
     if sent.is_err() {
         return Ok(());
     }
-    while follow && !pieces.is_closed() {
+    while ask.follow && !pieces.is_closed() {
         std::thread::sleep(FOLLOW_EVERY);
         if let Some(file) = &mut current
             && send_rest(file, pieces)?.is_err()
@@ -124,12 +143,14 @@ fn send_rest(file: &mut File, pieces: &mpsc::Sender<Bytes>) -> io::Result<Result
     }
 }
 
-fn send_tail(
+fn send_lines(
     files: impl Iterator<Item = File>,
-    lines: usize,
+    ask: Ask,
     pieces: &mpsc::Sender<Bytes>,
 ) -> io::Result<Result<(), Gone>> {
+    let lines = ask.tail.map(|lines| lines.min(TAIL_MAX));
     let mut last: VecDeque<Vec<u8>> = VecDeque::new();
+    let mut bytes = 0;
     for file in files {
         let mut reader = BufReader::new(file);
         loop {
@@ -137,9 +158,23 @@ fn send_tail(
             if reader.read_until(b'\n', &mut line)? == 0 {
                 break;
             }
+            if !ask.wants(&line) {
+                continue;
+            }
+            bytes += line.len();
             last.push_back(line);
-            if last.len() > lines {
-                last.pop_front();
+            match lines {
+                Some(lines) if last.len() > lines => {
+                    last.pop_front();
+                }
+                // Nothing has to be held back for its end.
+                None if bytes >= PIECE_BYTES => {
+                    bytes = 0;
+                    if send(pieces, last.drain(..).flatten().collect()).is_err() {
+                        return Ok(Err(Gone));
+                    }
+                }
+                _ => {}
             }
         }
         // A handle that goes on being followed stands where the last line ended, which the buffer may have read past.
@@ -157,7 +192,7 @@ mod tests {
     use std::io::Write;
 
     async fn collect(folder: &Path, tail: Option<usize>) -> String {
-        let body = stream(folder.to_owned(), tail, false, ()).collect().await.unwrap();
+        let body = stream(folder.to_owned(), Ask { tail, ..Ask::default() }, ()).collect().await.unwrap();
         String::from_utf8(body.to_bytes().to_vec()).unwrap()
     }
 
@@ -173,12 +208,28 @@ mod tests {
         assert_eq!(collect(folder.path(), Some(0)).await, "");
     }
 
+    #[test]
+    fn a_window_of_time_is_cut_out_and_what_has_no_time_is_told() {
+        let at = |text| Timestamp::parse(text).unwrap();
+        let (since, until) = (Some(at("2026-11-24T10:00:01Z")), Some(at("2026-11-24T10:00:02Z")));
+        let ask = Ask { since, until, ..Ask::default() };
+        for (line, wanted) in [
+            ("2026-11-24T10:00:00.999999999Z stdout F a", false),
+            ("2026-11-24T10:00:01.000000000Z stdout F b", true),
+            ("2026-11-24T10:00:02.000000000Z stdout F c", true),
+            ("2026-11-24T10:00:02.100000000Z stdout F d", false),
+            ("torn", true),
+        ] {
+            assert_eq!(ask.wants(line.as_bytes()), wanted, "{line}");
+        }
+    }
+
     #[tokio::test]
     async fn a_followed_log_goes_on_across_a_rotation() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("log"), "one\n").unwrap();
-        let mut body = stream(folder.path().to_owned(), Some(10), true, ());
+        let mut body = stream(folder.path().to_owned(), Ask { tail: Some(10), follow: true, ..Ask::default() }, ());
         let mut seen = String::new();
         for (step, wanted) in ["one\n", "one\ntwo\n", "one\ntwo\nthree\nfour\n"].into_iter().enumerate() {
             match step {

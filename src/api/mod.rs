@@ -8,7 +8,7 @@
 //! | `GET /v1/health` | [`Health`] |
 //! | `GET /v1/workloads` | a list of [`Status`] |
 //! | `GET /v1/workloads/NAME` | a [`Status`], 404 if there is none |
-//! | `GET /v1/workloads/NAME/logs?tail=N&follow=true` | the log's lines as they are on disk, oldest first |
+//! | `GET /v1/workloads/NAME/logs?tail=N&sinceMs=T&previous=true&follow=true` | the log's lines as they are on disk, oldest first |
 //! | `GET /v1/plan` | a [`Preview`] of the next pass |
 //! | `POST /v1/plan` | a [`Preview`] for the [`Files`] in the body |
 //! | `GET /v1/wait?for=ready&name=NAME&timeoutMs=N` | a [`Waited`], when it is so or the time is up |
@@ -23,12 +23,14 @@ use crate::manifest::tree::Place;
 use crate::manifest::{FILE_BYTES_MAX, Parsed, parse};
 use crate::model::name::Name;
 use crate::model::status::{Phase, Status};
+use crate::model::time::Timestamp;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use logs::Ask;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -101,8 +103,14 @@ pub struct Failure {
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct LogQuery {
     tail: Option<usize>,
+    /// Milliseconds since 1970.
+    since_ms: Option<u64>,
+    /// Of the run that has ended last.
+    #[serde(default)]
+    previous: bool,
     #[serde(default)]
     follow: bool,
 }
@@ -140,13 +148,22 @@ async fn log(State(api): State<Api>, Path(name): Path<String>, Query(query): Que
         Ok(status) => status,
         Err(failure) => return (StatusCode::NOT_FOUND, Json(failure)).into_response(),
     };
+    let mut ask = Ask { tail: query.tail, since: query.since_ms.map(Timestamp), until: None, follow: query.follow };
+    if query.previous {
+        let Some(exit) = &status.last_exit else {
+            let error = format!("no run of {name} has ended yet");
+            let help = "without --previous the log of the run under way is shown".to_owned();
+            return (StatusCode::NOT_FOUND, Json(Failure { error, help })).into_response();
+        };
+        (ask.since, ask.until) = (exit.started, Some(exit.at));
+    }
     let Ok(reader) = Arc::clone(&api.readers).try_acquire_owned() else {
         let error = format!("{READERS_MAX} logs are being read already");
         let help = "end another `logs -f`, or read the files in the state folder".to_owned();
         return (StatusCode::SERVICE_UNAVAILABLE, Json(Failure { error, help })).into_response();
     };
     let folder = api.logs.join(status.name.as_str());
-    Body::new(logs::stream(folder, query.tail, query.follow, reader)).into_response()
+    Body::new(logs::stream(folder, ask, reader)).into_response()
 }
 
 async fn plan(State(api): State<Api>) -> Response {

@@ -1,15 +1,23 @@
 //! `containerctl logs`: a workload's output, put back together from its log lines.
 
 use super::{LogsArgs, client, output};
-use anyhow::Context;
+use crate::model::time::Timestamp;
+use crate::model::units::parse_duration;
+use anyhow::{Context, bail};
 use http_body_util::BodyExt;
 use hyper::Method;
 use std::io;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub fn run(args: &LogsArgs) -> anyhow::Result<ExitCode> {
     let tail = args.tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
-    let path = format!("/v1/workloads/{}/logs?follow={}{tail}", client::encode(&args.name), args.follow);
+    let since = match &args.since {
+        Some(text) => format!("&sinceMs={}", since(text, SystemTime::now())?.0),
+        None => String::new(),
+    };
+    let name = client::encode(&args.name);
+    let path = format!("/v1/workloads/{name}/logs?follow={}&previous={}{tail}{since}", args.follow, args.previous);
     client::talk(async {
         let mut body = client::send(&args.client, Method::GET, &path, Vec::new()).await?.into_body();
         let mut lines = Lines::default();
@@ -21,6 +29,18 @@ pub fn run(args: &LogsArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// A duration before now, or a time.
+fn since(text: &str, now: SystemTime) -> anyhow::Result<Timestamp> {
+    if let Some(time) = Timestamp::parse(text) {
+        return Ok(time);
+    }
+    let Ok(before) = parse_duration(text) else {
+        bail!("--since is {text}, expected a duration or a time\n  help: write 10m, or 2026-11-24T10:00:00Z")
+    };
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Timestamp::default().plus(now.saturating_sub(before)))
 }
 
 /// Cuts a stream into lines.

@@ -159,6 +159,12 @@ struct LogsArgs {
     /// Only so many lines from the end
     #[arg(long, value_name = "LINES")]
     tail: Option<usize>,
+    /// Only what is newer: a duration such as 10m, or a time such as 2026-11-24T10:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "previous")]
+    since: Option<String>,
+    /// Only what the run that has ended last wrote
+    #[arg(long, conflicts_with = "follow")]
+    previous: bool,
     /// Each line as it is on disk: time, stream, tag, text
     #[arg(long)]
     raw: bool,

@@ -80,6 +80,7 @@ pub fn status(
         last_exit: verdict.last_exit.as_ref().map(|exit| LastExit {
             code: exit.outcome.code(),
             message: exit.outcome.to_string(),
+            started: exit.started,
             at: exit.at,
         }),
         cpus: settings.get("cpuset.cpus").and_then(|cpus| cpus.parse().ok()).unwrap_or_default(),

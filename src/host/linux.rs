@@ -208,7 +208,12 @@ impl Linux {
             Some(Reaped::Exited(code)) => Outcome::Exited { code },
             None => Outcome::Lost,
         };
-        Ok(Some(Life::Ended(Exit { instance: trace.number, outcome, at: self.now() })))
+        Ok(Some(Life::Ended(Exit {
+            instance: trace.number,
+            outcome,
+            started: trace.started.map(|started| started.at),
+            at: self.now(),
+        })))
     }
 
     /// A run whose traces are lost, told by what is in its group: an init of ours, and the command that init started.

@@ -254,7 +254,8 @@ impl Trace {
         let command = process.and_then(|process| process.command.first()).map_or("the command", String::as_str);
         let workdir = process.map_or("", |process| process.workdir.as_str());
         let outcome = outcome(report, steps, command, workdir, oom_kills);
-        Some(Exit { instance: self.number, outcome, at: report.at })
+        let started = self.started.map(|started| started.at);
+        Some(Exit { instance: self.number, outcome, started, at: report.at })
     }
 }
 

@@ -73,6 +73,7 @@ mod tests {
             failures: 1,
             retry_at: Some(Timestamp(1_795_464_785_042)),
             last_exit: Some(Exit {
+                started: None,
                 instance: 6,
                 outcome: Outcome::Exited { code: 3 },
                 at: Timestamp(1_795_464_784_000),

@@ -11,6 +11,9 @@ pub struct Exit {
     /// Which run it was, counted from 1 over the life of the workload.
     pub instance: u64,
     pub outcome: Outcome,
+    /// When the command began; none if it never did, or nobody knows.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
     pub at: Timestamp,
 }
 

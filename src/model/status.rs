@@ -73,6 +73,9 @@ pub struct LastExit {
     /// As a shell would show it.
     pub code: i32,
     pub message: String,
+    /// When that run's command began; none if it never did.
+    #[serde(with = "rfc3339::option")]
+    pub started: Option<Timestamp>,
     #[serde(with = "rfc3339")]
     pub at: Timestamp,
 }

@@ -69,6 +69,34 @@ fn logs_come_back_as_they_were_written() {
 }
 
 #[test]
+fn logs_of_the_run_before_and_since_a_time_are_told_apart() {
+    let world = World::running();
+    let script = "if [ -e /mnt/second ]; then echo second; sleep 1000; else touch /mnt/second; echo first; exit 3; fi";
+    std::fs::create_dir(world.path("data")).unwrap();
+    let data = world.path("data").display().to_string();
+    let early = world.ctl(&["logs", "none", "--previous"]);
+    assert_eq!((early.code, early.err.contains("no workload is called none")), (1, true), "{}", early.err);
+    world.put(
+        "twice.yaml",
+        &format!(
+            "restart: {{initialDelay: 1s}}\nsecurity: {{userNamespace: false}}\nvolumes: [{{source: {data}, target: /mnt}}]\ncommand: [sh, -c, '{script}']"
+        ),
+    );
+    world.wait_status("twice", |status| status["restarts"] == 1 && status["phase"] == "Running");
+    eventually("both have spoken", || world.logs("twice") == "first\nsecond\n");
+    assert_eq!(world.ctl(&["logs", "twice", "--previous"]).out, "first\n");
+    let started = world.status("twice")["started"].as_str().unwrap().to_owned();
+    assert_eq!(world.ctl(&["logs", "twice", "--since", &started]).out, "second\n");
+    assert_eq!(world.ctl(&["logs", "twice", "--since", "1h", "--tail", "1"]).out, "second\n");
+    let wrong = world.ctl(&["logs", "twice", "--since", "yesterday"]);
+    assert!(wrong.code != 0 && wrong.err.contains("help: write 10m"), "{}", wrong.err);
+    world.put("fresh.yaml", "command: sleep 1000");
+    world.wait_running("fresh");
+    let none = world.ctl(&["logs", "fresh", "--previous"]);
+    assert!(none.err.contains("no run of fresh has ended yet"), "{}", none.err);
+}
+
+#[test]
 fn plan_says_what_would_happen_before_it_does() {
     let world = World::running();
     world.put("web.yaml", "command: sleep infinity\ncpu: 1");

@@ -212,7 +212,8 @@ impl World {
     pub fn exit(&mut self, name: &str, outcome: Outcome) {
         let seen = self.observed.get_mut(&name.parse().unwrap()).unwrap();
         let instance = seen.instance.as_mut().unwrap();
-        instance.life = Life::Ended(Exit { instance: instance.number, outcome, at: self.now });
+        instance.life =
+            Life::Ended(Exit { instance: instance.number, outcome, started: instance.started, at: self.now });
         seen.group.as_mut().unwrap().populated = false;
     }
 
