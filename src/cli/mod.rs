@@ -1,11 +1,13 @@
 //! The command line. What was typed is here; each verb has a file of its own for what it means.
 //!
 //! Exit codes: 0 done; 1 it failed, or the answer is no; 64 wrong usage (EX_USAGE of sysexits.h). `plan` exits with 2 when there is something
-//! to do, `run` with the command's own code, or 125 when it could not be run at all.
+//! to do, `run` and `exec` with the command's own code, or 125 when it could
+//! not be run at all.
 
 mod client;
 mod controller;
 mod describe;
+mod exec;
 mod logs;
 mod output;
 mod plan;
@@ -57,6 +59,8 @@ enum Verb {
     Describe(DescribeArgs),
     /// Print a workload's output
     Logs(LogsArgs),
+    /// Run a command in the box of a workload; exits with its code
+    Exec(ExecArgs),
     /// Wait until a workload, or everything, is as it should be; exits with 1 if it is not in time
     Wait(WaitArgs),
 }
@@ -173,6 +177,17 @@ struct LogsArgs {
 }
 
 #[derive(Debug, Args)]
+struct ExecArgs {
+    name: String,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// The controller's
+    #[arg(long, value_name = "DIR", default_value = RUNTIME)]
+    runtime_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct WaitArgs {
     /// The workload; none with --for converged
     name: Option<String>,
@@ -242,6 +257,7 @@ pub fn main() -> ExitCode {
         Verb::Ps(args) => (ps::run(&args), 1),
         Verb::Describe(args) => (describe::run(&args), 1),
         Verb::Logs(args) => (logs::run(&args), 1),
+        Verb::Exec(args) => (exec::run(&args), run::NOT_RUN),
         Verb::Wait(args) => (wait::run(&args), 1),
     };
     result.unwrap_or_else(|error| {

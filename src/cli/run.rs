@@ -30,8 +30,11 @@ use tokio::sync::Notify;
 pub const NOT_RUN: u8 = 125;
 /// What a host without GPUs pretends to have, so that the smallest example runs anywhere.
 const PRETENDED_GPUS: &str = "1x16Gi";
+/// Signals that are caught, by kind.
+pub type Signals = Vec<(SignalKind, tokio::signal::unix::Signal)>;
+
 /// Signals that are passed on to the command.
-const FORWARDED: [SignalKind; 6] = [
+pub const FORWARDED: [SignalKind; 6] = [
     SignalKind::interrupt(),
     SignalKind::quit(),
     SignalKind::terminate(),
@@ -163,12 +166,15 @@ fn start_and_follow(host: &Linux, wanted: Wanted, ended: &Notify) -> anyhow::Res
     })
 }
 
-fn forward(host: &Linux, name: &Name, kind: SignalKind) -> anyhow::Result<()> {
-    // What a terminal sends, the command gets itself: it is in the same foreground group.
-    let from_terminal = [SignalKind::interrupt(), SignalKind::quit()].contains(&kind)
+/// What a terminal sends, the command gets itself: it is in the same foreground group.
+pub fn is_from_terminal(kind: SignalKind) -> bool {
+    [SignalKind::interrupt(), SignalKind::quit()].contains(&kind)
         && io::stdin().is_terminal()
-        && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp());
-    if from_terminal {
+        && tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+fn forward(host: &Linux, name: &Name, kind: SignalKind) -> anyhow::Result<()> {
+    if is_from_terminal(kind) {
         return Ok(());
     }
     host.stop(name, 1, Signal(kind.as_raw_value())).map_err(|error| anyhow!("{}", chain(&error)))
@@ -207,7 +213,7 @@ fn remove(own: &Path, parent: &str) {
     let _ = fs::remove_dir_all(own);
 }
 
-fn code(outcome: &Outcome) -> ExitCode {
+pub fn code(outcome: &Outcome) -> ExitCode {
     if let Outcome::NotFound { .. } | Outcome::NotStarted { .. } | Outcome::OutOfMemory = outcome {
         output::complain(&format!("containerctl: {outcome}"));
     }

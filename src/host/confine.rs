@@ -113,7 +113,7 @@ pub enum ConfineError {
     Nul { text: String },
 }
 
-type Steps = Vec<Step<CString>>;
+pub type Steps = Vec<Step<CString>>;
 
 /// The steps, in order.
 pub fn steps(plan: &Plan<'_>) -> Result<Steps, ConfineError> {
@@ -154,6 +154,25 @@ pub fn steps(plan: &Plan<'_>) -> Result<Steps, ConfineError> {
     for (slot, volume) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes) {
         attach_volume(plan, slot, volume, &mut steps)?;
     }
+    wall(plan, &mut steps)?;
+    Ok(steps)
+}
+
+/// The steps of joining the box of a running workload, told by one of its processes.
+pub fn join_steps(plan: &Plan<'_>, pid: u32, start_ticks: u64) -> Result<Steps, ConfineError> {
+    let mut steps = Steps::new();
+    for path in plan.tasks {
+        steps.push(Step::WriteFile { path: path_text(path)?, content: c"0".into() });
+    }
+    let oom_score_adj = i64::from(plan.process.oom_score_adj).cast_unsigned();
+    steps.push(Step::ResetScheduling { oom_score_adj });
+    limit_resources(plan.process, plan.ceilings, &mut steps);
+    steps.push(Step::DieWithParent {});
+    let network = if plan.process.network == Network::None { libc::CLONE_NEWNET } else { 0 };
+    let kinds =
+        libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWPID | libc::CLONE_NEWCGROUP;
+    let users = u64::from(plan.ids.is_some());
+    steps.push(Step::Join { pid: pid.into(), start_ticks, kinds: u64::from((kinds | network).unsigned_abs()), users });
     wall(plan, &mut steps)?;
     Ok(steps)
 }
@@ -351,6 +370,7 @@ pub fn describe(step: &Step<CString>) -> String {
         Step::Bind { source, target, .. } => format!("lay {} over {}", shown(source), shown(target)),
         Step::EnterRoot { mountpoint, .. } => format!("make the new root at {}", shown(mountpoint)),
         Step::Loopback {} => "bring up the loopback interface".to_owned(),
+        Step::Join { pid, .. } => format!("join the namespaces of pid {pid}"),
         Step::Wall { .. } => "set up Landlock".to_owned(),
         Step::Door { path, .. } => format!("allow changes below {} with Landlock", shown(path)),
         Step::Mkdir { path, .. } => format!("make the folder {}", shown(path)),

@@ -23,11 +23,15 @@ const LINKS: [(&str, &str); 5] = [
 /// Mount points, and the empty folder that masks others.
 const FOLDERS: [(&str, u32); 4] = [("pts", 0o755), ("shm", 0o755), ("mqueue", 0o755), (".masked", 0o555)];
 
+/// Where it is, below a runtime directory.
+pub fn path(runtime: &Path) -> PathBuf {
+    runtime.join("dev").join("tree")
+}
+
 /// Makes the folder, or completes one that an earlier controller left. It lies in a folder only we may enter.
 pub fn prepare(runtime: &Path) -> Result<PathBuf, TraceError> {
-    let parent = runtime.join("dev");
-    make_private(&parent)?;
-    let dev = parent.join("tree");
+    make_private(&runtime.join("dev"))?;
+    let dev = path(runtime);
     let failed = |path: &Path, source| TraceError::Make { path: path.to_owned(), source };
     let before = umask(Mode::empty());
     let made = make(&dev);

@@ -10,7 +10,7 @@ use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_ve
 use super::gpu::Simulated;
 use super::processes::{Processes, Reaped, Run, find_init};
 use super::seccomp::Compiler;
-use super::spawn::{Image, Spawn, Stdio, spawn};
+use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
 use super::traces::{Trace, Traces, make_private};
 use super::{CpuTimes, Host, HostError, Shrink, Start, dev, topology};
 use crate::init;
@@ -154,6 +154,7 @@ impl Linux {
                 name: name.as_str(),
                 order: &order,
                 cgroup: directory.as_ref().map(AsFd::as_fd),
+                namespaces: Namespaces::New,
                 instance: instance.as_fd(),
                 logs: logs.as_fd(),
                 stdio: if self.options.foreground { Stdio::Inherit } else { Stdio::Null },

@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod confine;
 pub mod dev;
+pub mod exec;
 mod facts;
 pub mod gpu;
 pub mod lease;

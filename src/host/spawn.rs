@@ -78,6 +78,15 @@ pub enum Stdio {
     Inherit,
 }
 
+/// Where init is born.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespaces {
+    /// As PID 1 of new ones.
+    New,
+    /// In the caller's; it will join others.
+    Inherited,
+}
+
 /// One init to start.
 #[derive(Debug)]
 pub struct Spawn<'a> {
@@ -87,6 +96,7 @@ pub struct Spawn<'a> {
     pub order: &'a [u8],
     /// A v2 cgroup to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
+    pub namespaces: Namespaces,
     /// The instance's folder in the runtime directory.
     pub instance: BorrowedFd<'a>,
     /// The log folder.
@@ -164,7 +174,11 @@ pub fn spawn(image: &Image, spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         ],
         failure: 0,
     };
-    let flags = sys::CLONE_VM | sys::CLONE_VFORK | CLONE_CLEAR_SIGHAND | NAMESPACES;
+    let namespaces = match spawn.namespaces {
+        Namespaces::New => NAMESPACES,
+        Namespaces::Inherited => 0,
+    };
+    let flags = sys::CLONE_VM | sys::CLONE_VFORK | CLONE_CLEAR_SIGHAND | namespaces;
     let mut stack = vec![0u8; STACK_BYTES];
     // SAFETY: memory is shared, so with CLONE_VFORK: this thread, and with it `child` and `stack`, stay put until `enter` has executed init
     // or exited, one of which it always does.

@@ -246,6 +246,12 @@ pub fn outcome(report: &Report, steps: &[Step<CString>], command: &str, workdir:
     }
 }
 
+/// The end that an init reported in `folder`, if it did.
+pub fn report_in(folder: &Path, steps: &[Step<CString>], command: &str, workdir: &str) -> Option<Exit> {
+    let report = parse_report(&read(&folder.join("exit"), REPORT_BYTES_MAX).ok().flatten()?)?;
+    Some(Exit { instance: 0, outcome: outcome(&report, steps, command, workdir, 0), started: None, at: report.at })
+}
+
 impl Trace {
     /// The end init reported, if it did.
     pub fn exit(&self, steps: &[Step<CString>], oom_kills: u64) -> Option<Exit> {

@@ -17,7 +17,7 @@ pub fn identity(host_proc: Fd) -> (u64, u64) {
     parse_stat(text.get(..len).unwrap_or_default()).unwrap_or((0, 0))
 }
 
-fn parse_stat(text: &[u8]) -> Option<(u64, u64)> {
+pub fn parse_stat(text: &[u8]) -> Option<(u64, u64)> {
     // The second field is the program's name in parentheses and may hold anything, so count from the last closing one (proc(5)).
     let close = text.iter().rposition(|&byte| byte == b')')?;
     let pid = text.split(|&byte| byte == b' ').next().and_then(parse_number)?;

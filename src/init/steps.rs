@@ -1,6 +1,7 @@
 //! Carrying out the steps of an order. Owns nothing, decides nothing: each step is one or a few system calls, verbatim.
 
 use super::log::decimal;
+use super::report::parse_stat;
 use super::sys::{self, Errno, Fd, MountAttr, ResourceLimit, Result};
 use super::wire::{SLOTS_MAX, Step};
 use core::ffi::{CStr, c_void};
@@ -82,6 +83,14 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots, stack: &mut [u8]) -> Resul
             result => result,
         },
         Step::Loopback {} => sys::bring_up(c"lo"),
+        Step::Join { pid, start_ticks, kinds, users } => {
+            let pid = pid as i32;
+            if users != 0 {
+                let path = Text::proc(pid, c"ns/user");
+                slots.users = sys::openat(sys::AT_FDCWD, path.path()?, sys::O_RDONLY | sys::O_CLOEXEC, 0)?;
+            }
+            join(pid, start_ticks, kinds)
+        }
         Step::Wall { fs, scoped } => {
             slots.wall = sys::landlock_ruleset(fs, scoped)?;
             Ok(())
@@ -158,6 +167,23 @@ impl Text {
     fn path(&self) -> Result<&CStr> {
         CStr::from_bytes_until_nul(&self.bytes).map_err(|_| Errno::INVAL)
     }
+}
+
+fn join(pid: i32, start_ticks: u64, kinds: u64) -> Result<()> {
+    let process = sys::pidfd_open(pid)?;
+    // Checked with the descriptor in hand: if whoever has the number now began when we think, the descriptor is on that one too, and not on
+    // a stranger that was given the number, whose namespaces may be the host's.
+    let mut text = [0u8; 512];
+    let stat = sys::openat(sys::AT_FDCWD, Text::proc(pid, c"stat").path()?, sys::O_RDONLY | sys::O_CLOEXEC, 0)?;
+    let len = sys::read(stat, &mut text).unwrap_or(0);
+    sys::close(stat);
+    let found = parse_stat(text.get(..len).unwrap_or_default());
+    if found.is_none_or(|(_, began)| began != start_ticks) {
+        return Err(Errno::SRCH);
+    }
+    let joined = sys::setns(process, kinds);
+    sys::close(process);
+    joined
 }
 
 /// A rule on a file may only speak of what can be done to a file (landlock_add_rule(2)).

@@ -20,6 +20,7 @@ pub struct Errno(pub i32);
 impl Errno {
     pub const PERM: Errno = Errno(1);
     pub const NOENT: Errno = Errno(2);
+    pub const SRCH: Errno = Errno(3);
     pub const INTR: Errno = Errno(4);
     pub const AGAIN: Errno = Errno(11);
     pub const ACCES: Errno = Errno(13);
@@ -139,6 +140,7 @@ mod nr {
     pub const SCHED_SETSCHEDULER: usize = 144;
     pub const SCHED_SETAFFINITY: usize = 203;
     pub const SETPRIORITY: usize = 141;
+    pub const PIDFD_OPEN: usize = 434;
     pub const CLOSE_RANGE: usize = 436;
     pub const SIGNALFD4: usize = 289;
     pub const DUP3: usize = 292;

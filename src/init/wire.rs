@@ -53,6 +53,9 @@ pub enum Step<S> {
     Mkdir { path: S, mode: u64 },
     /// Bring up the loopback interface of a network namespace of our own.
     Loopback {},
+    /// Enter namespaces of these kinds (`CLONE_NEW*`) of the process that has this number and began then; with `users`, the command will enter
+    /// its user namespace too.
+    Join { pid: u64, start_ticks: u64, kinds: u64, users: u64 },
     /// Begin a second wall (landlock(7)) around the command: which file accesses need a [`Step::Door`], and which scopes end here.
     Wall { fs: u64, scoped: u64 },
     /// Let the wall's accesses through below `path`.
@@ -139,6 +142,7 @@ steps! {
     16 Door { path: cstr, access: u64 }
     17 MapUsers { first: u64, count: u64 }
     18 MapOwners { slot: u64, source: cstr }
+    19 Join { pid: u64, start_ticks: u64, kinds: u64, users: u64 }
 }
 
 /// Reads an order: the steps, to be walked once, and what to run.

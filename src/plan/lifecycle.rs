@@ -583,7 +583,7 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
 }
 
 /// The command's environment: the manifest's on top of a few defaults, and its GPUs on top of that.
-pub(super) fn environment(record: &Record) -> BTreeMap<String, String> {
+pub fn environment(record: &Record) -> BTreeMap<String, String> {
     let Process { user, security, .. } = &record.spec.process;
     // Root inside a user namespace is a stranger to the host's /root.
     let home = if user.uid == 0 && !security.user_namespace { "/root" } else { "/" };

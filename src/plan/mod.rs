@@ -20,6 +20,8 @@ mod ceilings;
 pub mod kernel;
 mod lifecycle;
 
+pub use lifecycle::environment;
+
 use crate::model::cgroup::{Shrink, Write};
 use crate::model::desired::{Desired, Wanted};
 use crate::model::exit::Exit;
@@ -157,7 +159,7 @@ pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foregro
     let ids = wanted.spec.process.security.user_namespace.then(|| place::ids::foreground(pid));
     let record = Record { grant: Some(grant), ids, instance: 1, ..Record::new(wanted.spec, wanted.origin) };
     let writes = kernel::first_writes(&settings, machine.cgroup.generation);
-    Ok(Foreground { env: lifecycle::environment(&record), record, writes, unhonoured })
+    Ok(Foreground { env: environment(&record), record, writes, unhonoured })
 }
 
 /// What every workload holds as the pass begins.

@@ -8,6 +8,7 @@
 mod bad_input;
 mod box_;
 mod escape;
+mod exec;
 mod foreground;
 mod idle;
 mod kernel;

@@ -10,7 +10,7 @@ mod legacy;
 mod probe;
 mod unified;
 
-pub use probe::{Opened, is_below, open, remove_parent};
+pub use probe::{Opened, is_below, membership, open, remove_parent};
 
 use crate::model::cgroup::{Support, Write};
 use crate::model::name::Name;

@@ -70,6 +70,41 @@ pub fn is_below(pid: i32, parent: &str) -> bool {
     text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| path.starts_with(&inside))
 }
 
+/// The groups of a workload that one of its processes is in.
+#[derive(Debug, Default)]
+pub struct Membership {
+    /// Its directory in the v2 tree.
+    pub unified: Option<PathBuf>,
+    /// `tasks` of each v1 group.
+    pub tasks: Vec<PathBuf>,
+}
+
+/// Where the process `pid` is, as far as that is the workload's own: groups of another name are the host's.
+pub fn membership(pid: u32, name: &Name) -> Membership {
+    let mut found = Membership::default();
+    let Ok(process) = i32::try_from(pid).map_or(Err(()), |pid| procfs::process::Process::new(pid).map_err(drop)) else {
+        return found;
+    };
+    let groups = process.cgroups().map(|groups| groups.0).unwrap_or_default();
+    let mounts = procfs::process::Process::myself().and_then(|own| own.mountinfo()).map(|mounts| mounts.0);
+    let mounts = mounts.unwrap_or_default();
+    for group in groups.iter().filter(|group| group.pathname.ends_with(&format!("/{}", super::directory_name(name)))) {
+        let below = group.pathname.trim_start_matches('/');
+        let holds = |mount: &&procfs::process::MountInfo| match group.controllers.first() {
+            None => mount.fs_type == "cgroup2",
+            Some(controller) => mount.fs_type == "cgroup" && mount.super_options.contains_key(controller),
+        };
+        let Some(mount) = mounts.iter().find(holds) else { continue };
+        let directory = mount.mount_point.join(below);
+        if group.controllers.is_empty() {
+            found.unified = Some(directory);
+        } else {
+            found.tasks.push(directory.join("tasks"));
+        }
+    }
+    found
+}
+
 /// Where a file system of this type is mounted, the shallowest place first.
 fn mounted(fstype: &str) -> Option<PathBuf> {
     let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo()).ok()?;

@@ -2,7 +2,12 @@
 
 use super::{CStr, Errno, Fd, O_CLOEXEC, Result, check, close, nr, syscall};
 
-/// Enters the namespace behind a descriptor, which must be of this kind (`CLONE_NEW*`).
+pub fn pidfd_open(pid: i32) -> Result<Fd> {
+    call!(nr::PIDFD_OPEN, pid, 0).map(|fd| fd as Fd)
+}
+
+/// Enters the namespace behind a descriptor, which must be of this kind (`CLONE_NEW*`); or those of these kinds of the process behind a
+/// pidfd (Linux 5.8).
 pub fn setns(namespace: Fd, kind: u64) -> Result<()> {
     call!(nr::SETNS, namespace, kind).map(drop)
 }

@@ -1,0 +1,176 @@
+//! `exec`: another command in the box of a workload that runs.
+//!
+//! The same init does it that makes boxes, with an order that joins one instead: the cgroups, the namespaces, the user namespace, then the
+//! same limits, filters, capabilities and identity as the workload's own command. Nothing of the caller gets in but its three standard
+//! streams. What runs this way ends with the workload.
+
+use super::cgroup::membership;
+use super::confine::{self, Plan};
+use super::facts::{ceilings, landlock_version};
+use super::processes::is_alive;
+use super::seccomp::Compiler;
+use super::spawn::{Image, Namespaces, Spawn, Spawned, Stdio, spawn};
+use super::traces::{Process, TraceError, Traces, make_private, report_in};
+use super::{HostError, dev};
+use crate::init;
+use crate::init::wire;
+use crate::model::exit::{Exit, Outcome};
+use crate::model::name::Name;
+use crate::model::record::Record;
+use crate::model::spec::Signal;
+use crate::model::time::Timestamp;
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+/// Why nothing can be executed there.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error(
+        "no run of {name} is known in {runtime}\n  help: `containerctl ps` lists what runs; another controller has another --runtime-dir"
+    )]
+    Unknown { name: Name, runtime: PathBuf },
+    #[error("{name} is not running\n  help: `containerctl describe {name}` says why")]
+    NotRunning { name: Name },
+    #[error(
+        "what {name} was started from cannot be read in {runtime}\n  help: it goes on; restart it to be able to join it"
+    )]
+    Unreadable { name: Name, runtime: PathBuf },
+    #[error("cannot open the cgroup {path}")]
+    Group { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl From<TraceError> for ExecError {
+    fn from(error: TraceError) -> ExecError {
+        ExecError::Host(error.into())
+    }
+}
+
+/// A workload that can be joined.
+#[derive(Debug)]
+pub struct Target {
+    pub record: Record,
+    /// The workload's own command.
+    process: Process,
+}
+
+/// Finds a running workload by its traces.
+pub fn find(runtime: &Path, name: &Name) -> Result<Target, ExecError> {
+    let lacking = || ExecError::Unknown { name: name.clone(), runtime: runtime.to_owned() };
+    if !runtime.join("workloads").join(name.as_str()).is_dir() {
+        return Err(lacking());
+    }
+    let trace = Traces::open(runtime)?.newest(name)?.ok_or_else(lacking)?;
+    let running = trace.started.filter(|started| trace.end.is_none() && is_alive(started.command));
+    let Some(started) = running else { return Err(ExecError::NotRunning { name: name.clone() }) };
+    let unreadable = || ExecError::Unreadable { name: name.clone(), runtime: runtime.to_owned() };
+    Ok(Target { record: trace.boxed.record.ok_or_else(unreadable)?, process: started.command })
+}
+
+/// A command that was begun in somebody's box.
+#[derive(Debug)]
+pub struct Session {
+    spawned: Spawned,
+    folder: PathBuf,
+    command: String,
+    workdir: String,
+    steps: Vec<wire::Step<std::ffi::CString>>,
+}
+
+/// Begins `command` in the box of `target`, on the caller's standard streams. `folder` is for what its init has to say.
+pub fn begin(
+    target: &Target,
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    runtime: &Path,
+    folder: PathBuf,
+) -> Result<Session, ExecError> {
+    let Record { spec, ids, .. } = &target.record;
+    let mut process = spec.process.clone();
+    command.clone_into(&mut process.command);
+    let groups = membership(target.process.pid, &spec.name);
+    let ceilings = ceilings()?;
+    let (nowhere, dev) = (PathBuf::new(), dev::path(runtime));
+    let plan = Plan {
+        name: &spec.name,
+        process: &process,
+        env,
+        tasks: &groups.tasks,
+        shows_cgroup: false,
+        mountpoint: &nowhere,
+        dev: &dev,
+        hidden: &[],
+        ids: ids.filter(|_| process.security.user_namespace),
+        ceilings: &ceilings,
+        landlock: landlock_version(),
+        foreground: true,
+    };
+    let filters = Compiler::default()
+        .filters(&process.security.seccomp, &process.security.capabilities)
+        .map_err(HostError::from)?;
+    let steps = confine::join_steps(&plan, target.process.pid, target.process.start_ticks).map_err(HostError::from)?;
+    let order = wire::order(&steps, &confine::run(&plan, filters).map_err(HostError::from)?);
+    let group = match &groups.unified {
+        Some(path) => Some(File::open(path).map_err(|source| ExecError::Group { path: path.clone(), source })?),
+        None => None,
+    };
+    make_private(&folder)?;
+    let place = File::open(&folder).map_err(|source| HostError::Logs { path: folder.clone(), source })?;
+    let image = Image::load(init::PROGRAM).map_err(HostError::from)?;
+    let spawned = spawn(
+        &image,
+        &Spawn {
+            name: spec.name.as_str(),
+            order: &order,
+            cgroup: group.as_ref().map(AsFd::as_fd),
+            namespaces: Namespaces::Inherited,
+            instance: place.as_fd(),
+            logs: place.as_fd(),
+            stdio: Stdio::Inherit,
+        },
+    )
+    .map_err(HostError::from)?;
+    let (command, workdir) = (process.command.first().cloned().unwrap_or_default(), process.workdir);
+    Ok(Session { spawned, folder, command, workdir, steps })
+}
+
+impl Session {
+    /// Something that returns when it has ended, for a thread of its own. Leaves it to [`Session::finish`] to collect it.
+    pub fn waiter(&self) -> io::Result<impl FnOnce() + Send + 'static> {
+        let pidfd = self.spawned.pidfd.try_clone()?;
+        Ok(move || {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            // It is our child, so there is nothing else to wait for and nothing to fail but an interruption.
+            while matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Err(Errno::INTR)) {}
+        })
+    }
+
+    /// Passes a signal on to the command. One that has ended needs none.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(signal) = rustix::process::Signal::from_named_raw(signal.0) {
+            // Ended already is the only way for this to fail on a child of ours.
+            let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, signal);
+        }
+    }
+
+    /// How it ended, once it has; cleans up behind it.
+    pub fn finish(self) -> Exit {
+        let _ = waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
+        let exit = report_in(&self.folder, &self.steps, &self.command, &self.workdir);
+        // What cannot be removed now is removed by the next run or exec.
+        let _ = fs::remove_dir_all(&self.folder);
+        // Its init was killed with the workload before it could say anything.
+        exit.unwrap_or(Exit {
+            instance: 0,
+            outcome: Outcome::Killed { signal: Signal::KILL },
+            started: None,
+            at: Timestamp::default(),
+        })
+    }
+}
