@@ -268,7 +268,11 @@ fn a_controller_killed_at_any_moment_converges_and_starts_nothing_twice() {
         let groups = fs::read_dir(&directory).unwrap().filter_map(|entry| {
             entry.unwrap().file_name().into_string().unwrap().strip_suffix(".workload").map(str::to_owned)
         });
-        assert_eq!(groups.collect::<BTreeSet<_>>(), expected, "groups in {}", directory.display());
+        let groups: BTreeSet<String> = groups.collect();
+        // Joined only by those that are held to something there.
+        let joined_by_need = directory.starts_with("/sys/fs/cgroup/blkio");
+        let complete = groups == expected || (joined_by_need && groups.is_subset(&expected));
+        assert!(complete, "groups in {}: {groups:?}, expected {expected:?}", directory.display());
     }
     let traces = fs::read_dir(world.path("run/workloads")).unwrap();
     let traces: BTreeSet<String> = traces.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

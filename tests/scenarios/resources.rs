@@ -3,6 +3,7 @@
 use super::kernel;
 use super::world::{World, eventually};
 use std::fs;
+use std::path::PathBuf;
 
 #[test]
 fn every_cpu_and_memory_field_is_in_force_or_said_not_to_be() {
@@ -139,6 +140,18 @@ fn disks_are_limited_and_let_go_of_without_a_restart() {
     world.put("reader.yaml", "command: sleep 1000");
     eventually("the limit is gone", || held().is_empty());
     assert_eq!(world.wait_running("reader"), pid);
+    // One that is limited only later is caught with everything it runs.
+    world.put("late.yaml", "command: sleep 1000");
+    let late = world.wait_running("late");
+    world.put("late.yaml", &format!("command: sleep 1000\nio: {{limits: [{{device: {disk}, readBps: 30M}}]}}"));
+    let holds = |directory: PathBuf| {
+        files.iter().any(|file| fs::read_to_string(directory.join(file)).is_ok_and(|text| text.contains("30000000")))
+    };
+    eventually("the limit is there", || kernel::directories(&world.group("late")).into_iter().any(holds));
+    let groups = fs::read_to_string(format!("/proc/{late}/cgroup")).unwrap();
+    let held = |line: &str| line.ends_with("/late.workload") && (line.contains(":blkio:") || line.starts_with("0::"));
+    assert!(groups.lines().any(held), "{groups}");
+    assert!(kernel::is_unified() || groups.lines().any(|line| line.contains("blkio") && held(line)), "{groups}");
     world.put("elsewhere.yaml", "command: sleep 1000\nio: {limits: [{device: /dev/nowhere, readBps: 50M}]}");
     world.wait_running("elsewhere");
     let told = world.status("elsewhere")["conditions"].to_string();

@@ -5,7 +5,7 @@
 
 use super::unified::Unified;
 use super::{Backend, CgroupError, FILES, counter, cpus_of_this_process, directory_name, list_directories, parse_pids};
-use crate::model::cgroup::{Settings, Support, Write};
+use crate::model::cgroup::{Settings, Support, Write, is_per_device};
 use crate::model::name::Name;
 use crate::model::observed::Group;
 use cgroups_rs::fs::cpu::CpuController;
@@ -23,7 +23,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// The controllers whose hierarchies a workload joins: those it is held to. Each costs a directory and, at a start, 20 us.
-const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "blkio", "hugetlb"];
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "hugetlb"];
+/// Those it joins only once it is held to something there: few are, and a directory that is made and removed in each hierarchy shows in
+/// the time of every start.
+const OPTIONAL: [&str; 1] = ["blkio"];
 /// The ones without which this is no workload host.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -42,6 +45,8 @@ pub struct Legacy {
     parent: String,
     /// The parent's directory in each hierarchy.
     directories: Vec<PathBuf>,
+    /// The same in the hierarchies that are joined when needed.
+    optional: Vec<PathBuf>,
     /// For each control file, the parent's directory in the hierarchy that has it.
     homes: BTreeMap<String, PathBuf>,
     unified: Option<Unified>,
@@ -60,13 +65,27 @@ impl Hierarchies {
 
     /// A handle on a group; makes nothing.
     pub fn load(&self, path: &Path) -> Cgroup {
-        let controllers = CONTROLLERS.map(str::to_owned).to_vec();
+        self.load_with(path, &CONTROLLERS)
+    }
+
+    fn load_with(&self, path: &Path, controllers: &[&str]) -> Cgroup {
+        let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
         Cgroup::load_with_specified_controllers(Box::new(self.0.clone()), path, controllers)
     }
 
     /// A group's directory in each hierarchy, each once: controllers may be mounted together.
     pub fn directories(&self, path: &Path) -> Vec<PathBuf> {
-        let group = self.load(path);
+        self.directories_of(path, &CONTROLLERS)
+    }
+
+    /// The same in those that are joined when needed.
+    pub fn optional(&self, path: &Path) -> Vec<PathBuf> {
+        let always = self.directories(path);
+        self.directories_of(path, &OPTIONAL).into_iter().filter(|directory| !always.contains(directory)).collect()
+    }
+
+    fn directories_of(&self, path: &Path, controllers: &[&str]) -> Vec<PathBuf> {
+        let group = self.load_with(path, controllers);
         let paths = group.subsystems().iter().map(|subsystem| subsystem.to_controller().path().to_owned());
         let mut paths: Vec<PathBuf> = paths.collect();
         paths.sort();
@@ -79,12 +98,13 @@ impl Legacy {
     /// Takes over an existing parent group. `support` names the control files groups below it have.
     pub fn new(hierarchies: Hierarchies, parent: String, unified: Option<Unified>, support: Support) -> Legacy {
         let directories = hierarchies.directories(Path::new(&parent));
+        let optional = hierarchies.optional(Path::new(&parent));
         let home = |file: &&str| {
-            let home = directories.iter().find(|directory| directory.join(file).exists());
+            let home = directories.iter().chain(&optional).find(|directory| directory.join(file).exists());
             home.map(|directory| ((*file).to_owned(), directory.clone()))
         };
         let homes = FILES.iter().chain(&["cgroup.procs"]).filter_map(home).collect();
-        Legacy { hierarchies, parent, directories, homes, unified, support }
+        Legacy { hierarchies, parent, directories, optional, homes, unified, support }
     }
 
     fn of(&self, name: &Name) -> Cgroup {
@@ -93,7 +113,30 @@ impl Legacy {
 
     fn groups(&self, name: &Name) -> impl Iterator<Item = PathBuf> {
         let directory = directory_name(name);
-        self.directories.iter().map(move |parent| parent.join(&directory))
+        self.directories.iter().chain(&self.optional).map(move |parent| parent.join(&directory))
+    }
+
+    /// Whether a control file is in a hierarchy that the workload has not joined, which holds it to nothing.
+    fn is_absent(&self, name: &Name, file: &str) -> bool {
+        let home = self.homes.get(file).filter(|home| self.optional.contains(home));
+        home.is_some_and(|home| !home.join(directory_name(name)).exists())
+    }
+
+    /// Joins the hierarchy of a control file, with everything that runs already.
+    fn join(&self, name: &Name, file: &str) -> Result<(), CgroupError> {
+        let pids = self.processes(name)?;
+        let home = self.homes.get(file).ok_or_else(|| CgroupError::NoSuchFile { file: file.to_owned() })?;
+        let path = home.join(directory_name(name));
+        fs::create_dir(&path).map_err(|source| CgroupError::Create { path: path.clone(), source })?;
+        for pid in pids {
+            match fs::write(path.join("cgroup.procs"), pid.to_string()) {
+                Err(source) if source.raw_os_error() != Some(libc::ESRCH) => {
+                    return Err(CgroupError::Write { path: path.join("cgroup.procs"), value: pid.to_string(), source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn path_of(&self, name: &Name, file: &str) -> Result<PathBuf, CgroupError> {
@@ -110,6 +153,14 @@ impl Legacy {
             Err(source) => Err(CgroupError::Read { path, source }),
         }
     }
+}
+
+/// What holds without a group of one's own, of the files in hierarchies that are joined when needed.
+fn unset(file: &str) -> Option<&'static str> {
+    if is_per_device(file) {
+        return Some("");
+    }
+    (file == "blkio.bfq.weight").then_some("100")
 }
 
 /// Writes a value through the crate's setter for the file, or, for files it does not know, as the kernel takes it.
@@ -172,10 +223,13 @@ impl Backend for Legacy {
     }
 
     fn tasks(&self, name: &Name) -> Vec<PathBuf> {
-        self.groups(name).map(|directory| directory.join("tasks")).collect()
+        self.groups(name).filter(|directory| directory.exists()).map(|directory| directory.join("tasks")).collect()
     }
 
     fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
+        if self.is_absent(name, &write.file) {
+            self.join(name, &write.file)?;
+        }
         set(&self.of(name), &self.path_of(name, &write.file)?, write)
     }
 
@@ -198,6 +252,11 @@ impl Backend for Legacy {
         };
         if beside.is_none() && settings.0.is_empty() {
             return Ok(None);
+        }
+        for file in self.support.files.iter().filter(|file| self.is_absent(name, file)) {
+            if let Some(value) = unset(file) {
+                settings.set(file, value);
+            }
         }
         // The v2 tree knows at once while something runs. When it says no, somebody may still have put a process into a v1 group alone.
         let populated = beside.is_some_and(|group| group.populated) || !self.processes(name)?.is_empty();
@@ -267,7 +326,7 @@ impl Backend for Legacy {
             None => Vec::new(),
         };
         // A crash may have left a group in one hierarchy only.
-        for directory in &self.directories {
+        for directory in self.directories.iter().chain(&self.optional) {
             names.extend(list_directories(directory)?);
         }
         names.sort();

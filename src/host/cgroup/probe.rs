@@ -53,6 +53,7 @@ pub fn remove_parent(parent: &str) -> Result<(), CgroupError> {
     let mut directories: Vec<PathBuf> = mounted("cgroup2").map(|mount| mount.join(parent)).into_iter().collect();
     if let Some(hierarchies) = Hierarchies::find() {
         directories.extend(hierarchies.directories(parent));
+        directories.extend(hierarchies.optional(parent));
     }
     for directory in directories.iter().filter(|directory| directory.exists()) {
         let inside = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -188,6 +189,10 @@ fn lock(path: &Path) -> Result<Flock<File>, CgroupError> {
 fn open_legacy(hierarchies: &Hierarchies, parent: &str, unified: Option<Unified>) -> Result<Legacy, CgroupError> {
     let created = hierarchies.load(Path::new(parent)).create();
     created.map_err(|error| CgroupError::Create { path: PathBuf::from(parent), source: io::Error::other(error) })?;
+    let optional = hierarchies.optional(Path::new(parent));
+    for path in &optional {
+        fs::create_dir_all(path).map_err(|source| CgroupError::Create { path: path.clone(), source })?;
+    }
     let directories = hierarchies.directories(Path::new(parent));
     let read = |file: &str| {
         let mut texts = directories.iter().filter_map(|directory| fs::read_to_string(directory.join(file)).ok());
@@ -199,8 +204,11 @@ fn open_legacy(hierarchies: &Hierarchies, parent: &str, unified: Option<Unified>
         Legacy::new(hierarchies.clone(), parent.to_owned(), unified, support)
     };
     let bare = new(None, BTreeSet::new(), NodeSet::new());
-    let files =
+    let mut files =
         probe(&bare, |name| directories.iter().map(|parent| parent.join(super::directory_name(name))).collect())?;
+    // Not the root of its hierarchy, so the parent has the files its children have.
+    let exists = |file: &&&str| optional.iter().any(|parent| parent.join(file).exists());
+    files.extend(FILES.iter().filter(exists).map(|file| (*file).to_owned()));
     Ok(new(unified, files, nodes))
 }
 
