@@ -207,10 +207,16 @@ fn sweep(args: &RunArgs) {
     }
 }
 
+/// Removes the cgroup of a run, then its folder, which is how the next run knows of a cgroup that could not be removed.
 fn remove(own: &Path, parent: &str) {
-    // What cannot be removed now is removed by the next run.
-    let _ = cgroup::remove_parent(parent);
-    let _ = fs::remove_dir_all(own);
+    for _ in 0..CLEAR_TRIES {
+        if cgroup::remove_parent(parent).is_ok() {
+            let _ = fs::remove_dir_all(own);
+            return;
+        }
+        // What was killed with its run is still ending.
+        std::thread::sleep(CLEAR_AGAIN);
+    }
 }
 
 pub fn code(outcome: &Outcome) -> ExitCode {

@@ -192,6 +192,9 @@ impl Linux {
             };
             return Ok(Some(pid.map_or(Life::Starting, |pid| Life::Running { pid })));
         }
+        // What init says last it says before it ends: now that it has, the trace read before may be short of that.
+        let again = if trace.end.is_none() { self.traces.newest(name)? } else { None };
+        let trace = again.as_ref().filter(|again| again.number == trace.number).unwrap_or(trace);
         let oom_kills = self.backend.oom_kills(name);
         let steps = trace.boxed.record.as_ref().map(|record| self.steps_of(record)).unwrap_or_default();
         if let Some(exit) = trace.exit(&steps, oom_kills) {

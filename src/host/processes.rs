@@ -93,10 +93,11 @@ impl Processes {
         }
     }
 
-    /// Watches an init somebody else started, an earlier controller, unless it is watched already. False if it is not that process.
+    /// Watches an init somebody else started, an earlier controller, unless it is watched already. False if it is not that process. One that
+    /// is watched counts until its end has been taken note of: in between nobody could say how it ended.
     pub fn adopt(&self, run: &Run, init: Process) -> Result<bool, ProcessError> {
-        if self.shared.state().inits.contains_key(run) {
-            return Ok(is_alive(init));
+        if self.is_running(run) {
+            return Ok(true);
         }
         let Some(pid) = i32::try_from(init.pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {

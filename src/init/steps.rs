@@ -2,7 +2,8 @@
 
 use super::log::decimal;
 use super::report::parse_stat;
-use super::sys::{self, Errno, Fd, MountAttr, ResourceLimit, Result};
+use super::supervise::fds;
+use super::sys::{self, Errno, Fd, MountAttr, PollFd, ResourceLimit, Result};
 use super::wire::{SLOTS_MAX, Step};
 use core::ffi::{CStr, c_void};
 
@@ -47,7 +48,7 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots, stack: &mut [u8]) -> Resul
         Step::ResetScheduling { oom_score_adj } => reset_scheduling(oom_score_adj as i64),
         Step::LimitResource { resource, soft, hard } => limit_resource(resource as u32, ResourceLimit { soft, hard }),
         Step::NewSession {} => sys::setsid(),
-        Step::DieWithParent {} => sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0).map(drop),
+        Step::DieWithParent {} => die_with_parent(),
         Step::Unshare { flags } => sys::unshare(flags),
         Step::Hostname { name } => sys::sethostname(name.to_bytes()),
         Step::Mount { source, target, fstype, flags, data } => sys::mount(source, target, fstype, flags, data),
@@ -202,6 +203,15 @@ fn write_file(path: &CStr, content: &[u8]) -> Result<()> {
     let result = sys::write(file, content).map(drop);
     sys::close(file);
     result
+}
+
+/// Who started us may have died before this: then nobody holds the other end of the report pipe any more. (getppid(2) would not tell: from
+/// inside a pid namespace a parent outside is always 0.)
+fn die_with_parent() -> Result<()> {
+    sys::prctl(sys::PR_SET_PDEATHSIG, sys::SIGKILL as usize, 0)?;
+    let mut report = [PollFd { fd: fds::REPORT, events: 0, revents: 0 }];
+    sys::poll_now(&mut report)?;
+    if report[0].revents & sys::POLLERR == 0 { Ok(()) } else { Err(Errno::SRCH) }
 }
 
 /// An affinity mask would be intersected with the cpuset for ever (since Linux 6.2), a low OOM score make the workload unkillable by its

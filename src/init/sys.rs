@@ -66,6 +66,7 @@ pub const SFD_NONBLOCK: u32 = O_NONBLOCK;
 pub const SFD_CLOEXEC: u32 = O_CLOEXEC;
 pub const WNOHANG: i32 = 1;
 pub const POLLIN: i16 = 1;
+pub const POLLERR: i16 = 8;
 
 pub const PR_SET_PDEATHSIG: i32 = 1;
 pub const PR_SET_DUMPABLE: i32 = 4;

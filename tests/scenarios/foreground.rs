@@ -3,10 +3,12 @@
 use super::kernel;
 use super::world::{PROGRAM, Said, clear_cgroups, eventually, in_repository, signal};
 use nix::sys::signal::Signal;
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -44,12 +46,17 @@ impl Foreground {
     fn spawn(&self, text: &str) -> (Child, u32) {
         let child = self.command(&self.manifest(text)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let group = self.group(&child);
-        let command = || {
+        let command = Cell::new(None);
+        eventually("its command runs", || {
             let mut pids = kernel::processes(&group).into_iter();
-            pids.find(|pid| kernel::is_alive(*pid) && kernel::status(*pid, "Name") != "containerctl-in")
-        };
-        eventually("its command runs", || command().is_some());
-        (child, command().unwrap())
+            // Not PID 1 inside, whatever it is called before it has given itself its name; and not what has ended while we looked.
+            let inner =
+                |pid: &u32| kernel::status(*pid, "NSpid").split_whitespace().nth(1).is_some_and(|pid| pid != "1");
+            let named = |pid: &u32| !["", "containerctl-in"].contains(&kernel::status(*pid, "Name").as_str());
+            command.set(pids.find(|pid| inner(pid) && named(pid)));
+            command.get().is_some()
+        });
+        (child, command.get().unwrap())
     }
 
     fn group(&self, child: &Child) -> String {
@@ -118,6 +125,22 @@ fn killing_it_takes_the_command_along_and_the_next_run_cleans_up() {
     eventually("the command died with it", || !kernel::is_alive(command));
     let said = run.run("command: 'true'");
     assert_eq!(said.code, 0, "{said:?}");
+    assert!(run.is_clean());
+}
+
+#[test]
+fn killing_it_at_any_moment_leaves_nothing_running() {
+    let run = Foreground::new();
+    let manifest = run.manifest("command: sleep 100000");
+    for delay_us in (0..12_000).step_by(300) {
+        let mut child = run.command(&manifest).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(delay_us));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let group = run.group(&child);
+        eventually("nothing runs", || kernel::processes(&group).is_empty());
+    }
+    assert_eq!(run.run("command: 'true'").code, 0);
     assert!(run.is_clean());
 }
 

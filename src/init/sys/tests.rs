@@ -24,6 +24,7 @@ fn constants_are_the_ones_libc_knows() {
         (SI_KERNEL as u64, libc::SI_KERNEL as u64),
         (SIG_SETMASK.into(), libc::SIG_SETMASK as u64),
         (WNOHANG as u64, libc::WNOHANG as u64),
+        (POLLERR as u64, libc::POLLERR as u64),
         (POLLIN as u64, libc::POLLIN as u64),
         (PR_SET_PDEATHSIG as u64, libc::PR_SET_PDEATHSIG as u64),
         (PR_SET_DUMPABLE as u64, libc::PR_SET_DUMPABLE as u64),
