@@ -281,8 +281,8 @@ fn a_wrong_field_says_where_what_and_what_to_do() {
 
 #[test]
 fn a_field_of_a_later_version_is_refused_by_name() {
-    insta::assert_snapshot!(check("command: x\nprobes: {}\nnetwork: bridge\nreplicas: 3\ncpu: {smt: any}\n"), @"
-    web.yaml:2:1: probes is not supported by this version
+    insta::assert_snapshot!(check("command: x\nschedule: {}\nnetwork: bridge\nreplicas: 3\ncpu: {smt: any}\n"), @"
+    web.yaml:2:1: schedule is not supported by this version
       help: remove the line; the README lists under `Not there yet` what is missing
     web.yaml:3:10: network bridge is not supported by this version
       help: write `network: host` or `network: none`; the README lists under `Not there yet` what is missing

@@ -5,7 +5,7 @@
 use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::tree::{Node, Value};
-use super::{isolation, resources};
+use super::{isolation, probes, resources};
 use crate::model::gpu::GPU_VARIABLES;
 use crate::model::name::Name;
 use crate::model::spec::{Kind, Process, Restart, RestartPolicy, Signal, Spec, Stop, User};
@@ -42,6 +42,7 @@ pub const WORKLOAD: Schema = Schema {
         "volumes",
         "restart",
         "stop",
+        "probes",
         "suspend",
         "replicas",
         "rootfs",
@@ -50,7 +51,7 @@ pub const WORKLOAD: Schema = Schema {
         "rlimits",
         "oomScoreAdj",
     ],
-    later: &["hosts", "after", "probes", "timeout", "schedule", "retries", "strategy"],
+    later: &["hosts", "after", "timeout", "schedule", "retries", "strategy"],
 };
 pub const RESTART: Schema = Schema { fields: &["policy", "initialDelay", "maxDelay", "resetAfter"], later: &[] };
 pub const STOP: Schema = Schema { fields: &["signal", "grace"], later: &[] };
@@ -82,6 +83,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
     let labels = map.get("labels", problems).and_then(|field| field.texts(problems)).unwrap_or_default();
     let restart = restart(&map, kind, problems);
     let stop = stop(&map, problems);
+    let probes = probes::probes(&map, problems);
     let suspend = map.get("suspend", problems).and_then(|field| field.boolean(problems)).unwrap_or(false);
     if let (Some(process), Some(_)) = (&process, &gpu) {
         granted_variables(&map, process, problems);
@@ -89,7 +91,19 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
     if problems.any_error() {
         return None;
     }
-    Some(Spec { name: name?, kind, process: process?, resources, gpu, priority, labels, restart, stop, suspend })
+    Some(Spec {
+        name: name?,
+        kind,
+        process: process?,
+        resources,
+        gpu,
+        priority,
+        labels,
+        restart,
+        stop,
+        probes,
+        suspend,
+    })
 }
 
 /// Fields of which only one value is honoured so far; it may be written out.
@@ -144,7 +158,7 @@ fn process(map: &Map<'_>, document: &Node, problems: &mut Problems) -> Option<Pr
     Some(Process { command: command?, env, workdir, user, volumes, network, security, rlimits, oom_score_adj })
 }
 
-fn command(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<String>> {
+pub(super) fn command(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<String>> {
     let words = if let Value::List(_) = field.node.value {
         let items = field.list(problems)?;
         let words: Vec<Option<String>> = items.iter().map(|item| item.text(problems).map(str::to_owned)).collect();
@@ -174,7 +188,7 @@ fn command(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<String>> {
     if words.first().is_none_or(String::is_empty) {
         problems.error(
             field.at(),
-            "command is empty",
+            format!("{} is empty", field.name),
             "write a program and its arguments, for example `command: sleep infinity`",
         );
         return None;

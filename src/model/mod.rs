@@ -13,6 +13,7 @@ pub mod isolation;
 pub mod machine;
 pub mod name;
 pub mod observed;
+pub mod probe;
 pub mod record;
 pub mod spec;
 pub mod status;

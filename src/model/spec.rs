@@ -7,6 +7,7 @@
 use super::gpu::GpuRequest;
 use super::isolation::{Network, ResourceLimits, Security, VolumeSource};
 use super::name::Name;
+use super::probe::Probes;
 use super::units::{Bytes, Limit, MilliCpu};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     pub restart: Restart,
     pub stop: Stop,
+    #[serde(default, skip_serializing_if = "Probes::is_empty")]
+    pub probes: Probes,
     /// Keep it, but do not run it.
     pub suspend: bool,
 }

@@ -124,7 +124,7 @@ impl Status {
 }
 
 /// Times as RFC 3339 text in JSON.
-mod rfc3339 {
+pub(super) mod rfc3339 {
     use super::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
