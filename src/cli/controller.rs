@@ -4,7 +4,7 @@ use super::{ControllerArgs, LogFormat, SOCKET};
 use crate::api::{Api, socket};
 use crate::control::folder::Folder;
 use crate::control::trust::{Owner, Trust};
-use crate::control::{Changes, Controller, Options};
+use crate::control::{Changes, Controller, Options, Parts, Threads};
 use crate::host::chain;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
@@ -15,7 +15,7 @@ use nix::unistd::geteuid;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal};
-use std::path::{Path, absolute};
+use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,19 +54,29 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         .thread_keep_alive(THREAD_KEPT)
         .build()
         .context("cannot start the runtime")?;
-    let (mut controller, handle) =
-        Controller::new(Arc::new(host), store, records, folder, changes, options).map_err(told)?;
+    let threads = Threads::default();
+    let parts =
+        Parts { host: Arc::new(host), store, source: Box::new(folder), changes, spawn: Box::new(threads.spawner()) };
+    let mut controller = Controller::new(parts, records, options).map_err(told)?;
     let path = args.socket.clone().unwrap_or_else(|| runtime_dir.join(SOCKET));
     runtime.block_on(async {
         controller.watch(&manifests);
-        serve(controller, Api::new(handle, logs), &path, args).await
+        serve(controller, threads, logs, &path, args).await
     })?;
     // Requests that are still being answered do not hold us up.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(controller: Controller, api: Api, socket: &Path, args: &ControllerArgs) -> anyhow::Result<()> {
+async fn serve(
+    controller: Controller,
+    threads: Threads,
+    logs: PathBuf,
+    socket: &Path,
+    args: &ControllerArgs,
+) -> anyhow::Result<()> {
+    let (commands, handle) = controller.handle();
+    let api = Api::new(handle, logs);
     let listener = socket::listen(socket)?;
     let mut terminate = caught(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = caught(SignalKind::interrupt()).context("cannot catch SIGINT")?;
@@ -74,7 +84,7 @@ async fn serve(controller: Controller, api: Api, socket: &Path, args: &Controlle
     let api = tokio::spawn(socket::serve(listener, api, args.cgroup_parent.clone()));
     tracing::info!(manifests = %args.manifests.display(), socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "watching");
     controller
-        .run(async move {
+        .run(threads, commands, async move {
             // Signals keep their mark until they are received, so neither is lost to the other.
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -1,18 +1,21 @@
 //! The loop: watch, load, observe, plan, act, record.
 //!
-//! One task decides; blocking work happens on a bounded number of threads, one step per workload at a time, and comes back as messages.
+//! [`Controller`] is the loop without its clock, threads and channels: it takes an [`Input`], gives [`Task`]s to whoever carries them out,
+//! and says when to come back. [`Controller::run`] drives it on a tokio runtime, with blocking work on a bounded number of threads;
+//! `tests/simulation` drives the same code on a simulated host, in an order drawn from a seed.
 //!
 //! Inputs of the loop: the watcher (look at the folder), the host (look at a workload), results of steps, looks and scans, commands of the
-//! API, a timer (the plan's next deadline), the resync (look at everything), signals. Output: steps, and a [`Snapshot`] after each pass.
+//! API, a timer (the plan's next deadline), the resync (look at everything). Output: tasks, and a [`Snapshot`] after each pass.
 //!
 //! Guarantees: every input only leads to another pass over the state; a slow step delays nobody but its own workload; an idle pass
-//! writes nothing; everything that waits is bounded.
+//! writes nothing; everything that waits is bounded: at most one task a workload, one scan and one sweep.
 
 pub mod act;
 pub mod folder;
 mod news;
 mod outcome;
 pub mod report;
+mod run;
 pub mod state;
 pub mod trust;
 pub mod watch;
@@ -31,22 +34,14 @@ use report::{Preview, Snapshot};
 use state::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch as cell};
-use tokio::task;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, oneshot, watch as cell};
 use watch::Watch;
 
-/// Steps and looks at the same time. They mostly wait for the kernel; more than a few per CPU only queue there.
-const WORKERS_MAX: usize = 8;
-/// Results that may wait for the loop; workers wait beyond that.
-const RESULTS_MAX: usize = 256;
-/// API commands that may wait for the loop.
-const COMMANDS_MAX: usize = 64;
+pub use run::{Handle, Threads, WORKERS_MAX};
+
 /// How soon to look again at a run that is being set up. Its report wakes us long before; this is for one an earlier controller began.
 const STARTING_AGAIN: Duration = Duration::from_millis(250);
-/// How long a shutdown waits for steps that are under way.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// The longest sleep; a timer further out is set again.
 const SLEEP_MAX: Duration = Duration::from_hours(1);
 
@@ -69,11 +64,50 @@ pub enum Command {
     Plan { files: Option<BTreeMap<String, Arc<Parsed>>>, reply: oneshot::Sender<Preview> },
 }
 
-/// The handles others hold on the loop.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    pub commands: mpsc::Sender<Command>,
-    pub snapshots: cell::Receiver<Arc<Snapshot>>,
+/// Why the loop is to go round.
+pub enum Input {
+    /// Something has happened in the folder.
+    Folder,
+    /// Something has happened to the workloads in [`Changes`].
+    Workloads,
+    /// A task is over.
+    Done(Done),
+    Command(Command),
+    /// It is time to look at everything.
+    Resync,
+    /// The time that [`Controller::turn`] named has come.
+    Deadline,
+}
+
+/// Where the manifests are.
+pub trait Source: Send {
+    fn scan(&mut self) -> Result<Scan, FolderError>;
+
+    /// The same, as if it had never been looked at.
+    fn anew(&self) -> Box<dyn Source>;
+}
+
+impl Source for Folder {
+    fn scan(&mut self) -> Result<Scan, FolderError> {
+        Folder::scan(self)
+    }
+
+    fn anew(&self) -> Box<dyn Source> {
+        Box::new(Folder::anew(self))
+    }
+}
+
+/// Work that may wait for the kernel or a disk, to be done away from the loop.
+pub struct Task {
+    pub job: Job,
+    run: Box<dyn FnOnce() -> Done + Send>,
+}
+
+impl Task {
+    /// Does it. What comes back is to be given to the loop, a panic as [`Done::Panicked`].
+    pub fn run(self) -> Done {
+        (self.run)()
+    }
 }
 
 /// Workloads the host says to look at, and the bell that says so.
@@ -95,7 +129,7 @@ impl Changes {
 }
 
 /// What comes back from the threads.
-enum Done {
+pub enum Done {
     Acted {
         work: Box<Work>,
         result: Result<(), ActError>,
@@ -106,7 +140,7 @@ enum Done {
         seen: Result<Observed, HostError>,
     },
     Scanned {
-        folder: Box<Folder>,
+        folder: Box<dyn Source>,
         result: Result<Scan, FolderError>,
     },
     Swept {
@@ -120,29 +154,36 @@ enum Done {
 
 /// What a thread was given to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Job {
+pub enum Job {
     Workload(Name),
     Scan,
     Sweep,
+}
+
+/// What a controller works with.
+pub struct Parts {
+    pub host: Arc<dyn Host>,
+    pub store: Store,
+    pub source: Box<dyn Source>,
+    pub changes: Arc<Changes>,
+    /// Takes tasks. It never blocks.
+    pub spawn: Box<dyn Fn(Task) + Send>,
 }
 
 /// The controller.
 pub struct Controller {
     host: Arc<dyn Host>,
     store: Arc<Store>,
+    spawn: Box<dyn Fn(Task) + Send>,
     options: Options,
     state: State,
     changes: Arc<Changes>,
     /// The folder, while nobody scans it.
-    folder: Option<Box<Folder>>,
+    folder: Option<Box<dyn Source>>,
     /// The same folder, nothing read yet, in case a scan panics.
-    folder_anew: Option<Box<Folder>>,
+    folder_anew: Option<Box<dyn Source>>,
     watch: Option<Watch>,
     folder_woken: Arc<Notify>,
-    workers: Arc<Semaphore>,
-    results: mpsc::Sender<Done>,
-    done: mpsc::Receiver<Done>,
-    commands: mpsc::Receiver<Command>,
     snapshot: cell::Sender<Arc<Snapshot>>,
     scan_at: Option<Instant>,
     sweeping: bool,
@@ -157,13 +198,11 @@ pub struct Controller {
 impl Controller {
     /// Sets everything up. Looks at every workload there is a trace of before anything is decided.
     pub fn new(
-        host: Arc<dyn Host>,
-        store: Store,
+        parts: Parts,
         records: BTreeMap<Name, crate::model::record::Record>,
-        folder: Folder,
-        changes: Arc<Changes>,
         options: Options,
-    ) -> Result<(Controller, Handle), HostError> {
+    ) -> Result<Controller, HostError> {
+        let Parts { host, store, source, changes, spawn } = parts;
         let machine = host.survey()?;
         let mut state = State::new(machine, records, options.job_threshold_percent, options.entropy);
         for name in host.names()? {
@@ -180,32 +219,31 @@ impl Controller {
         if let Ok(times) = host.cpu_times() {
             state.measure(times);
         }
-        let (results, done) = mpsc::channel(RESULTS_MAX);
-        let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
-        let (snapshot, snapshots) = cell::channel(Arc::new(Snapshot::default()));
-        let controller = Controller {
+        let scan_at = Some(host.instant());
+        Ok(Controller {
             host,
             store: Arc::new(store),
+            spawn,
             options,
             state,
             changes,
-            folder: Some(Box::new(folder)),
+            folder: Some(source),
             folder_anew: None,
             watch: None,
             folder_woken: Arc::new(Notify::new()),
-            workers: Arc::new(Semaphore::new(WORKERS_MAX)),
-            results,
-            done,
-            commands,
-            snapshot,
-            scan_at: Some(Instant::now()),
+            snapshot: cell::Sender::new(Arc::new(Snapshot::default())),
+            scan_at,
             sweeping: false,
             waiting: Vec::new(),
             scanned: Vec::new(),
             answerable: Vec::new(),
             look_again: BTreeSet::new(),
-        };
-        Ok((controller, Handle { commands: commands_in, snapshots }))
+        })
+    }
+
+    /// How things stand, after each pass.
+    pub fn snapshots(&self) -> cell::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
     }
 
     /// Watches a folder from now on. Without a watch the resync still looks at it.
@@ -223,50 +261,29 @@ impl Controller {
             "cannot watch for changes, looking now and then instead; help: raise fs.inotify.max_user_instances or max_user_watches");
     }
 
-    /// Runs until `shutdown` completes, then lets what is under way finish. Workloads go on.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
-        tokio::pin!(shutdown);
-        let mut resync = interval_at(Instant::now() + self.options.resync, self.options.resync);
-        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            self.scan_if_due();
-            let deadline = self.pass();
-            // Each arm is safe to cancel: a permit of a Notify, a message of a channel and a tick stay where they are when another arm
-            // wins, and the sleep is made anew from the next pass.
-            tokio::select! {
-                () = &mut shutdown => break,
-                () = self.folder_woken.notified() => self.scan_at = Some(Instant::now()),
-                () = self.changes.bell.notified() => {
-                    for name in self.changes.take() {
-                        self.look(&name);
-                    }
+    /// Takes in what has happened.
+    pub fn take(&mut self, input: Input) {
+        match input {
+            Input::Folder => self.scan_at = Some(self.host.instant()),
+            Input::Workloads => {
+                for name in self.changes.take() {
+                    self.look(&name);
                 }
-                Some(done) = self.done.recv() => self.finish(done),
-                Some(command) = self.commands.recv() => self.obey(command),
-                _ = resync.tick() => {
-                    self.scan_at = Some(Instant::now());
-                    self.sweep();
-                }
-                () = sleep_until(deadline) => self.look_at_starting(),
             }
-            // Whatever else is ready goes into the same pass: a hundred files copied at once are planned together.
-            while let Ok(done) = self.done.try_recv() {
-                self.finish(done);
+            Input::Done(done) => self.finish(done),
+            Input::Command(command) => self.obey(command),
+            Input::Resync => {
+                self.scan_at = Some(self.host.instant());
+                self.sweep();
             }
+            Input::Deadline => self.look_at_starting(),
         }
-        self.finish_up().await;
     }
 
-    async fn finish_up(&mut self) {
-        let all = u32::try_from(WORKERS_MAX).unwrap_or(u32::MAX);
-        let workers = Arc::clone(&self.workers);
-        self.done.close();
-        if tokio::time::timeout(SHUTDOWN_MAX, workers.acquire_many(all)).await.is_err() {
-            tracing::warn!("steps are still under way; the next controller finds them as they are");
-        }
-        if let Err(error) = self.store.flush() {
-            tracing::error!(error = %chain(&error), "cannot flush the database");
-        }
+    /// Goes round once: begins what is to be done now, and answers when to come back if nothing happens before.
+    pub fn turn(&mut self) -> Instant {
+        self.scan_if_due();
+        self.pass()
     }
 
     /// One pass: plans, begins the work, tells how things stand. Answers when to look again.
@@ -297,7 +314,7 @@ impl Controller {
         let wait = planned.into_iter().chain(starting).min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
         let scan = self.scan_at.filter(|_| self.folder.is_some());
         // A millisecond more: a deadline that is rounded down would find nothing to do yet.
-        let plan_at = Instant::now() + wait + Duration::from_millis(1);
+        let plan_at = self.host.instant() + wait + Duration::from_millis(1);
         scan.map_or(plan_at, |scan| scan.min(plan_at))
     }
 
@@ -366,30 +383,23 @@ impl Controller {
 
     /// Begins a scan of the folder if it is time and none is under way.
     fn scan_if_due(&mut self) {
-        if self.scan_at.is_none_or(|at| at > Instant::now()) {
+        if self.scan_at.is_none_or(|at| at > self.host.instant()) {
             return;
         }
         let Some(mut folder) = self.folder.take() else { return };
         let anew = folder.anew();
         self.scan_at = None;
         self.scanned.append(&mut self.waiting);
-        self.folder_anew = Some(Box::new(anew));
+        self.folder_anew = Some(anew);
         self.on_thread(Job::Scan, move || {
             let result = folder.scan();
             Done::Scanned { folder, result }
         });
     }
 
-    /// Does a job on a thread. It always comes back, even if only as a panic: what is under way must not be so for ever.
-    fn on_thread(&self, what: Job, job: impl FnOnce() -> Done + Send + 'static) {
-        let (workers, results) = (Arc::clone(&self.workers), self.results.clone());
-        task::spawn(async move {
-            // The semaphore is never closed.
-            let Ok(_permit) = workers.acquire().await else { return };
-            let done = task::spawn_blocking(job).await.unwrap_or(Done::Panicked(what));
-            // The loop may have ended.
-            let _ = results.send(done).await;
-        });
+    /// Has a job done away from the loop.
+    fn on_thread(&self, job: Job, run: impl FnOnce() -> Done + Send + 'static) {
+        (self.spawn)(Task { job, run: Box::new(run) });
     }
 }
 

@@ -10,7 +10,6 @@ use crate::model::observed::Observed;
 use crate::plan::{Act, Work};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use tokio::time::Instant;
 
 /// After as many tries, a second or two, what should have been a moment is told as the failure it is.
 const MOMENTS_MAX: u32 = 6;
@@ -86,7 +85,7 @@ impl Controller {
         match result {
             Ok(scan) => {
                 if let Some(again) = scan.again_in {
-                    let again = Instant::now() + again;
+                    let again = self.host.instant() + again;
                     self.scan_at = Some(self.scan_at.map_or(again, |at| at.min(again)));
                 }
                 let failures = self.watch.as_mut().map(|watch| watch.set(&scan.folders)).unwrap_or_default();
@@ -138,7 +137,7 @@ impl Controller {
     pub(super) fn obey(&mut self, command: Command) {
         match command {
             Command::Look { done } => {
-                self.scan_at = Some(Instant::now());
+                self.scan_at = Some(self.host.instant());
                 self.waiting.push(done);
             }
             Command::Plan { files, reply } => {

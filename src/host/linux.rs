@@ -33,7 +33,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How to set up a host.
 #[derive(Clone, Debug)]
@@ -243,6 +243,10 @@ impl Host for Linux {
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::default().plus(since)
+    }
+
+    fn instant(&self) -> Instant {
+        Instant::now()
     }
 
     fn survey(&self) -> Result<Machine, HostError> {

@@ -1,7 +1,7 @@
 //! The host: the only module that touches kernel, clock and devices.
 //!
 //! [`Host`] is what the rest of the program needs of a machine; [`linux::Linux`] is the real one. Calls may wait for the kernel and belong
-//! on a thread of their own, but for [`Host::now`] and [`Host::cpu_times`], which take microseconds; none makes a choice.
+//! on a thread of their own, but for [`Host::now`], [`Host::instant`] and [`Host::cpu_times`], which take microseconds; none makes a choice.
 
 pub mod cgroup;
 pub mod confine;
@@ -27,6 +27,7 @@ use crate::model::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// The oldest kernel with everything that is relied on: clone3 into a cgroup (5.7), mount_setattr (5.12) and cgroup.kill (5.14).
 pub const KERNEL_MIN_MAJOR: u32 = 5;
@@ -56,6 +57,9 @@ pub use crate::model::cgroup::Shrink;
 /// One machine.
 pub trait Host: Send + Sync {
     fn now(&self) -> Timestamp;
+
+    /// A clock that nobody sets.
+    fn instant(&self) -> Instant;
 
     /// The machine's facts as they are now.
     fn survey(&self) -> Result<Machine, HostError>;

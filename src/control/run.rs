@@ -1,0 +1,105 @@
+//! Driving the loop on a tokio runtime: channels, timers, and blocking work on threads.
+
+use super::{Command, Controller, Done, Input, Snapshot, Task};
+use crate::host::chain;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, watch as cell};
+use tokio::task;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+/// Steps and looks at the same time. They mostly wait for the kernel; more than a few per CPU only queue there.
+pub const WORKERS_MAX: usize = 8;
+/// Results that may wait for the loop; workers wait beyond that.
+const RESULTS_MAX: usize = 256;
+/// API commands that may wait for the loop.
+const COMMANDS_MAX: usize = 64;
+/// How long a shutdown waits for steps that are under way.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// The handles others hold on the loop.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub commands: mpsc::Sender<Command>,
+    pub snapshots: cell::Receiver<Arc<Snapshot>>,
+}
+
+/// The threads that tasks are done on, a bounded number at a time, and the way their results come back.
+pub struct Threads {
+    workers: Arc<Semaphore>,
+    results: mpsc::Sender<Done>,
+    done: mpsc::Receiver<Done>,
+}
+
+impl Default for Threads {
+    fn default() -> Threads {
+        let (results, done) = mpsc::channel(RESULTS_MAX);
+        Threads { workers: Arc::new(Semaphore::new(WORKERS_MAX)), results, done }
+    }
+}
+
+impl Threads {
+    /// What takes tasks, to be called on the runtime. Each comes back, even if only as a panic: what is under way must not be so for ever.
+    pub fn spawner(&self) -> impl Fn(Task) + Send + 'static {
+        let (workers, results) = (Arc::clone(&self.workers), self.results.clone());
+        move |task| {
+            let (workers, results, job) = (Arc::clone(&workers), results.clone(), task.job.clone());
+            task::spawn(async move {
+                // The semaphore is never closed.
+                let Ok(_permit) = workers.acquire().await else { return };
+                let done = task::spawn_blocking(|| task.run()).await.unwrap_or(Done::Panicked(job));
+                // The loop may have ended.
+                let _ = results.send(done).await;
+            });
+        }
+    }
+}
+
+impl Controller {
+    /// The handle for others, and what they will ask through it.
+    pub fn handle(&self) -> (mpsc::Receiver<Command>, Handle) {
+        let (commands, asked) = mpsc::channel(COMMANDS_MAX);
+        (asked, Handle { commands, snapshots: self.snapshots() })
+    }
+
+    /// Runs until `shutdown` completes, then lets what is under way finish. Workloads go on.
+    pub async fn run(
+        mut self,
+        mut threads: Threads,
+        mut commands: mpsc::Receiver<Command>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(shutdown);
+        let (folder_woken, changes) = (Arc::clone(&self.folder_woken), Arc::clone(&self.changes));
+        let mut resync = interval_at(Instant::now() + self.options.resync, self.options.resync);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.turn();
+            // Each arm is safe to cancel: a permit of a Notify, a message of a channel and a tick stay where they are when another arm
+            // wins, and the sleep is made anew from the next pass.
+            let input = tokio::select! {
+                () = &mut shutdown => break,
+                () = folder_woken.notified() => Input::Folder,
+                () = changes.bell.notified() => Input::Workloads,
+                Some(done) = threads.done.recv() => Input::Done(done),
+                Some(command) = commands.recv() => Input::Command(command),
+                _ = resync.tick() => Input::Resync,
+                () = sleep_until(deadline.into()) => Input::Deadline,
+            };
+            self.take(input);
+            // Whatever else is ready goes into the same pass: a hundred files copied at once are planned together.
+            while let Ok(done) = threads.done.try_recv() {
+                self.take(Input::Done(done));
+            }
+        }
+        threads.done.close();
+        let all = u32::try_from(WORKERS_MAX).unwrap_or(u32::MAX);
+        if tokio::time::timeout(SHUTDOWN_MAX, threads.workers.acquire_many(all)).await.is_err() {
+            tracing::warn!("steps are still under way; the next controller finds them as they are");
+        }
+        if let Err(error) = self.store.flush() {
+            tracing::error!(error = %chain(&error), "cannot flush the database");
+        }
+    }
+}
