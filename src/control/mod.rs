@@ -71,7 +71,7 @@ pub enum Input {
     /// Something has happened to the workloads in [`Changes`].
     Workloads,
     /// A task is over.
-    Done(Done),
+    Done(Box<Done>),
     Command(Command),
     /// It is time to look at everything.
     Resync,
@@ -270,7 +270,7 @@ impl Controller {
                     self.look(&name);
                 }
             }
-            Input::Done(done) => self.finish(done),
+            Input::Done(done) => self.finish(*done),
             Input::Command(command) => self.obey(command),
             Input::Resync => {
                 self.scan_at = Some(self.host.instant());

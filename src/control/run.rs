@@ -82,7 +82,7 @@ impl Controller {
                 () = &mut shutdown => break,
                 () = folder_woken.notified() => Input::Folder,
                 () = changes.bell.notified() => Input::Workloads,
-                Some(done) = threads.done.recv() => Input::Done(done),
+                Some(done) = threads.done.recv() => Input::Done(Box::new(done)),
                 Some(command) = commands.recv() => Input::Command(command),
                 _ = resync.tick() => Input::Resync,
                 () = sleep_until(deadline.into()) => Input::Deadline,
@@ -90,7 +90,7 @@ impl Controller {
             self.take(input);
             // Whatever else is ready goes into the same pass: a hundred files copied at once are planned together.
             while let Ok(done) = threads.done.try_recv() {
-                self.take(Input::Done(done));
+                self.take(Input::Done(Box::new(done)));
             }
         }
         threads.done.close();

@@ -42,20 +42,56 @@ pub enum StoreError {
     #[error("cannot set the damaged database {path} aside")]
     SetAside { path: PathBuf, source: io::Error },
     #[error("cannot write the record of {name}")]
-    Put { name: Name, source: sled::Error },
+    Put { name: Name, source: io::Error },
     #[error("cannot encode the record of {name}")]
     Encode { name: Name, source: serde_json::Error },
     #[error("cannot read records")]
-    Read(#[source] sled::Error),
+    Read(#[source] io::Error),
     #[error("cannot flush records")]
-    Flush(#[source] sled::Error),
+    Flush(#[source] io::Error),
     #[error("cannot start the thread that syncs records")]
     Thread(#[source] io::Error),
 }
 
+/// A table of the database, as little as is needed of one: sled's, or a simulated one that loses, tears and refuses.
+pub trait Table: Send + Sync {
+    fn insert(&self, key: &[u8], value: Vec<u8>) -> io::Result<()>;
+
+    fn remove(&self, key: &[u8]) -> io::Result<()>;
+
+    /// Hands everything to the kernel.
+    fn flush(&self) -> io::Result<()>;
+
+    fn entries(&self) -> io::Result<Vec<Entry>>;
+}
+
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+impl Table for sled::Tree {
+    fn insert(&self, key: &[u8], value: Vec<u8>) -> io::Result<()> {
+        Ok(sled::Tree::insert(self, key, value).map(drop)?)
+    }
+
+    fn remove(&self, key: &[u8]) -> io::Result<()> {
+        Ok(sled::Tree::remove(self, key).map(drop)?)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(sled::Tree::flush(self).map(drop)?)
+    }
+
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        let plain = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            Ok(entry.map(|(key, value)| (key.to_vec(), value.to_vec()))?)
+        };
+        self.iter().map(plain).collect()
+    }
+}
+
 /// The open database.
 pub struct Store {
-    records: sled::Tree,
+    records: Box<dyn Table>,
     /// Wakes the syncing thread; full means it is awake already. None once the store is being closed.
     dirty: Option<SyncSender<()>>,
     syncing: Option<JoinHandle<()>>,
@@ -97,26 +133,37 @@ impl Store {
             }
         };
         let syncing = thread::Builder::new().name("sync".to_owned()).spawn(sync).map_err(StoreError::Thread)?;
-        Ok((Store { records, dirty: Some(dirty), syncing: Some(syncing) }, found))
+        Ok((Store { records: Box::new(records), dirty: Some(dirty), syncing: Some(syncing) }, found))
+    }
+
+    /// A store on a table that syncs by itself. Reads it.
+    pub fn over(records: Box<dyn Table>) -> Result<(Store, Found), StoreError> {
+        let mut found = Found::default();
+        read(records.as_ref(), &mut found)?;
+        Ok((Store { records, dirty: None, syncing: None }, found))
     }
 
     /// Remembers a record from now on; durable a moment later.
     pub fn put(&self, name: &Name, record: &Record) -> Result<(), StoreError> {
         let bytes = codec::encode(record).map_err(|source| StoreError::Encode { name: name.clone(), source })?;
-        self.records.insert(name.as_str(), bytes).map_err(|source| StoreError::Put { name: name.clone(), source })?;
+        self.records
+            .insert(name.as_str().as_bytes(), bytes)
+            .map_err(|source| StoreError::Put { name: name.clone(), source })?;
         self.wake();
         Ok(())
     }
 
     pub fn remove(&self, name: &Name) -> Result<(), StoreError> {
-        self.records.remove(name.as_str()).map_err(|source| StoreError::Put { name: name.clone(), source })?;
+        self.records
+            .remove(name.as_str().as_bytes())
+            .map_err(|source| StoreError::Put { name: name.clone(), source })?;
         self.wake();
         Ok(())
     }
 
     /// Hands everything to the kernel. Blocks for one write.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.records.flush().map(drop).map_err(StoreError::Flush)
+        self.records.flush().map_err(StoreError::Flush)
     }
 
     fn wake(&self) {
@@ -142,17 +189,16 @@ impl Drop for Store {
 /// empty one, and this tells the two apart.
 fn check_canary(db: &sled::Db) -> Result<bool, StoreError> {
     const KEY: &str = "containerctl";
-    let present = db.contains_key(KEY).map_err(StoreError::Read)?;
+    let present = db.contains_key(KEY).map_err(|error| StoreError::Read(error.into()))?;
     if !present {
-        db.insert(KEY, "canary").map_err(StoreError::Read)?;
-        db.flush().map_err(StoreError::Flush)?;
+        db.insert(KEY, "canary").map_err(|error| StoreError::Read(error.into()))?;
+        Table::flush(&**db).map_err(StoreError::Flush)?;
     }
     Ok(present)
 }
 
-fn read(records: &sled::Tree, found: &mut Found) -> Result<(), StoreError> {
-    for entry in records {
-        let (key, value) = entry.map_err(StoreError::Read)?;
+fn read(records: &dyn Table, found: &mut Found) -> Result<(), StoreError> {
+    for (key, value) in records.entries().map_err(StoreError::Read)? {
         let key = String::from_utf8_lossy(&key).into_owned();
         match (key.parse::<Name>(), codec::decode(&value)) {
             (Ok(name), Ok(record)) => {
@@ -312,7 +358,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(state.path()).unwrap();
         put(&store, "web");
-        store.records.insert("db", &b"\x01nonsense"[..]).unwrap();
+        store.records.insert(b"db", b"\x01nonsense".to_vec()).unwrap();
         store.flush().unwrap();
         drop(store);
         let (_, found) = Store::open(state.path()).unwrap();
