@@ -1,0 +1,73 @@
+//! Which record a pass works from, and what of an edit needs a new process.
+
+use crate::model::desired::Wanted;
+use crate::model::observed::Observed;
+use crate::model::record::Record;
+use crate::model::spec::Spec;
+use crate::model::status::ConditionKind;
+use crate::plan::Finding;
+use std::sync::Arc;
+
+/// The record this pass works from: the stored one, or a newer one that a run was started from, brought up to the manifest. With it,
+/// whether the manifest has changed.
+pub(super) fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Observed) -> Option<(Record, bool)> {
+    // A run the database has not heard of yet: the controller was killed between starting it and writing that down.
+    let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
+    let newer = started_as.filter(|started| record.is_none_or(|record| record.instance < started.instance));
+    let Some(mut record) = newer.or(record).cloned() else {
+        let Wanted { spec, origin } = wanted?;
+        return Some((Record::new(Arc::clone(spec), origin.clone()), true));
+    };
+    let Some(Wanted { spec, origin }) = wanted else { return Some((record, false)) };
+    let changed = record.spec != *spec;
+    if changed {
+        record.generation += 1;
+        if !replacement_reasons(&record.spec, spec).is_empty() {
+            // Another process: what became of the old one says nothing about it.
+            (record.failures, record.retry_at, record.finished) = (0, None, false);
+        }
+        record.spec = Arc::clone(spec);
+    }
+    record.origin = origin.clone();
+    Some((record, changed))
+}
+
+/// What of a changed spec needs a new process, by field.
+pub(super) fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'static str> {
+    let mut fields = Vec::new();
+    if Arc::ptr_eq(from, to) {
+        return fields;
+    }
+    let (old, new) = (&from.process, &to.process);
+    for (field, same) in [
+        ("kind", from.kind == to.kind),
+        ("command", old.command == new.command),
+        ("env", old.env == new.env),
+        ("workdir", old.workdir == new.workdir),
+        ("user", old.user == new.user),
+        ("volumes", old.volumes == new.volumes),
+        ("network", old.network == new.network),
+        ("security", old.security == new.security),
+        ("rlimits", old.rlimits == new.rlimits),
+        ("oomScoreAdj", old.oom_score_adj == new.oom_score_adj),
+        ("gpu", from.gpu == to.gpu),
+    ] {
+        if !same {
+            fields.push(field);
+        }
+    }
+    fields
+}
+
+pub(super) fn accepted(record: &Record, wanted: Option<&Wanted>, held: Option<&String>, changed: bool) -> Finding {
+    let (status, reason, message) = match (wanted, held) {
+        (Some(_), _) if changed => (true, "Current", format!("generation {} accepted", record.generation)),
+        (Some(_), _) => (true, "Current", format!("{}:{} is what runs", record.origin.path, record.origin.line)),
+        (None, Some(path)) => {
+            let message = format!("{path} cannot be accepted; generation {} goes on as it was", record.generation);
+            (false, "Refused", message)
+        }
+        (None, None) => (false, "Deleted", format!("{} is gone", record.origin.path)),
+    };
+    Finding { kind: ConditionKind::Accepted, status, reason, message }
+}

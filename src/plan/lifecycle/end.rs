@@ -1,0 +1,120 @@
+//! Stops that are under way, and what the end of a run means.
+
+use super::{Case, Decision, Next};
+use crate::model::exit::{Exit, Outcome};
+use crate::model::observed::{Instance, Observed};
+use crate::model::record::Stopping;
+use crate::model::spec::{Kind, RestartPolicy, Signal, Stop};
+use crate::model::status::{ConditionKind, Phase};
+use crate::model::time::Timestamp;
+use crate::plan::{Act, backoff};
+use std::time::Duration;
+
+/// How long a killed cgroup may take to be empty before it is killed again.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+
+impl Case<'_, '_> {
+    /// How to end it: as its manifest says now, unless that speaks of another process already.
+    pub(super) fn stop_of(&self, instance: &Instance) -> Stop {
+        let now = &self.record.spec;
+        match &instance.record {
+            Some(started_as) if started_as.spec.process != now.process => started_as.spec.stop,
+            _ => now.stop,
+        }
+    }
+
+    /// It has been asked to end; when the grace is over its cgroup is killed.
+    pub(super) fn stopping(mut self, instance: &Instance) -> Decision {
+        let now = self.input.now;
+        let grace = self.stop_of(instance).grace;
+        let Some(stopping) = &mut self.record.stopping else { return self.decision(Phase::Running, Next::Keep, None) };
+        // A clock that was set back must not make the wait longer than it was meant to be.
+        stopping.since = stopping.since.min(now);
+        let reason = stopping.reason.clone();
+        let deadline = match stopping.killed {
+            None => stopping.since.plus(grace),
+            Some(killed) => killed.min(now).plus(KILL_AGAIN),
+        };
+        if now < deadline {
+            self.find(ConditionKind::Ready, false, "Stopping", reason);
+            // Its limits are kept until the end: a neighbour may be waiting for it to leave exclusive CPUs.
+            return self.decision(Phase::Stopping, Next::Keep, Some(deadline));
+        }
+        stopping.killed = Some(now);
+        self.find(ConditionKind::Ready, false, "Killed", format!("{reason}; still there after the grace period"));
+        self.act(Phase::Stopping, Act::Kill, "its grace period is over")
+    }
+
+    /// Its last run is over: remember how, decide whether there is a next, clear away what is left.
+    pub(super) fn ended(mut self, seen: &Observed, exit: &Exit, started: Option<Timestamp>) -> Decision {
+        let recorded = self.record.last_exit.as_ref().is_some_and(|last| last.instance >= exit.instance);
+        if !recorded {
+            self.conclude(exit, started);
+        }
+        self.record.instance = self.record.instance.max(exit.instance);
+        let outcome = self.last_outcome();
+        self.find(ConditionKind::Ready, false, "Ended", outcome.clone());
+        let phase = if self.record.finished { self.finished_phase() } else { Phase::Pending };
+        // What init started is gone with it. What is there when clearing away has failed was put there by somebody else.
+        let stuck = self.input.setbacks.contains_key(&self.record.spec.name);
+        if seen.group.as_ref().is_some_and(|group| group.populated) && stuck && self.may_kill("it has ended") {
+            return self.act(phase, Act::Kill, "processes that are not its own keep its cgroup");
+        }
+        self.act(phase, Act::Clear, outcome)
+    }
+
+    /// Whether the last kill is long enough ago for another; if so, notes that there is one now.
+    pub(super) fn may_kill(&mut self, reason: &str) -> bool {
+        let now = self.input.now;
+        let killed = self.record.stopping.as_ref().and_then(|stopping| stopping.killed);
+        if killed.is_some_and(|killed| now < killed.min(now).plus(KILL_AGAIN)) {
+            return false;
+        }
+        self.record.stopping = Some(Stopping { since: now, killed: Some(now), reason: reason.to_owned() });
+        true
+    }
+
+    pub(super) fn conclude(&mut self, exit: &Exit, started: Option<Timestamp>) {
+        let stopping = self.record.stopping.take();
+        let mut exit = exit.clone();
+        if stopping.as_ref().is_some_and(|stopping| stopping.killed.is_some())
+            && matches!(exit.outcome, Outcome::Lost | Outcome::OutOfMemory)
+        {
+            // Killed by us with its init, which could not say so any more.
+            exit.outcome = Outcome::Killed { signal: Signal::KILL };
+        }
+        self.record.last_exit = Some(exit.clone());
+        if stopping.is_some() {
+            (self.record.failures, self.record.retry_at) = (0, None);
+            return;
+        }
+        let restart = self.record.spec.restart;
+        if started.is_some_and(|started| exit.at.since(started) >= restart.reset_after) {
+            self.record.failures = 0;
+        }
+        let success = exit.outcome.is_success();
+        let done = match restart.policy {
+            RestartPolicy::Never => true,
+            RestartPolicy::OnFailure => success,
+            RestartPolicy::Always => success && self.record.spec.kind == Kind::Job,
+        };
+        if done {
+            (self.record.finished, self.record.grant) = (true, None);
+            self.ledger.remove(&self.record.spec.name);
+            return;
+        }
+        self.record.failures = self.record.failures.saturating_add(1);
+        let delay = if matches!(exit.outcome, Outcome::NotFound { .. }) {
+            // Nothing but an edit or an installation changes it.
+            restart.max_delay
+        } else {
+            backoff::delay(&restart, self.record.failures, &self.record.spec.name, self.input.entropy)
+        };
+        self.record.retry_at = Some(exit.at.min(self.input.now).plus(delay));
+    }
+
+    pub(super) fn finished_phase(&self) -> Phase {
+        let success = self.record.last_exit.as_ref().is_some_and(|exit| exit.outcome.is_success());
+        if success { Phase::Completed } else { Phase::Failed }
+    }
+}

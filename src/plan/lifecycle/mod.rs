@@ -1,0 +1,217 @@
+//! The life of one workload, decided one step at a time from where it is seen to be.
+//!
+//! `decide` says what should happen; `settle` turns it into work and a verdict once every workload's grant is known, because the cpuset
+//! of one depends on the exclusive CPUs of all.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `accept` | which record a pass works from, and what of an edit needs a new process |
+//! | here | where the workload should get to, and what that means for one that runs and for one that does not |
+//! | `start` | the next run, or what it waits for |
+//! | `end` | a stop that is under way, and what the end of a run means |
+//! | `work` | the step and the verdict, once all is decided |
+
+mod accept;
+mod end;
+mod start;
+mod work;
+
+pub use work::environment;
+pub(super) use work::settle;
+
+use super::{Act, Finding, Input};
+use crate::model::name::Name;
+use crate::model::observed::{Instance, Life, Observed};
+use crate::model::record::{Record, Stopping};
+use crate::model::status::{ConditionKind, Phase};
+use crate::model::time::Timestamp;
+use crate::place::Ledger;
+use accept::{accept, accepted, replacement_reasons};
+
+/// What should happen to one workload, short of its cpuset.
+pub(super) struct Decision {
+    /// The record as it should be from now on; none if there is nothing to remember.
+    record: Option<Record>,
+    next: Next,
+    phase: Phase,
+    findings: Vec<Finding>,
+    wake_at: Option<Timestamp>,
+}
+
+enum Next {
+    /// Nothing, or nothing but the record.
+    Rest {
+        reason: String,
+    },
+    /// Let it run, with its limits as they should be.
+    Keep,
+    Start,
+    Do {
+        act: Act,
+        reason: String,
+    },
+}
+
+/// Where a workload should get to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Run,
+    Suspended,
+    Gone,
+}
+
+pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Decision {
+    let nothing = Observed::default();
+    let seen = input.observed.get(name).unwrap_or(&nothing);
+    let wanted = input.desired.wanted.get(name);
+    let held = input.desired.held.get(name);
+    if input.blind.contains(name) {
+        return unexplained("it cannot be looked at");
+    }
+    let Some((record, changed)) = accept(input.records.get(name), wanted, seen) else {
+        return if held.is_some() { unexplained("its manifest cannot be read yet") } else { leftovers(seen) };
+    };
+    let target = match (wanted, held) {
+        (None, None) => Target::Gone,
+        _ if record.spec.suspend => Target::Suspended,
+        _ => Target::Run,
+    };
+    let mut case = Case { input, ledger, record, target, findings: Vec::new() };
+    case.findings.push(accepted(&case.record, wanted, held, changed));
+    match &seen.instance {
+        Some(Instance { life: Life::Ended(exit), started, .. }) => case.ended(seen, exit, *started),
+        Some(instance) => case.alive(instance),
+        None => case.absent(seen),
+    }
+}
+
+/// Too little is known to do anything about it.
+fn unexplained(reason: &str) -> Decision {
+    let ready = Finding { kind: ConditionKind::Ready, status: false, reason: "Unknown", message: reason.to_owned() };
+    let next = Next::Rest { reason: reason.to_owned() };
+    Decision { record: None, next, phase: Phase::Pending, findings: vec![ready], wake_at: None }
+}
+
+/// Nothing is known about it but what lies around: a crash came between making a cgroup and starting something in it.
+fn leftovers(seen: &Observed) -> Decision {
+    let populated = seen.group.as_ref().is_some_and(|group| group.populated);
+    let act = if populated { Act::Kill } else { Act::Forget };
+    Decision {
+        record: None,
+        next: Next::Do { act, reason: "a leftover that no record and no manifest explains".to_owned() },
+        phase: Phase::Stopping,
+        findings: Vec::new(),
+        wake_at: None,
+    }
+}
+
+/// One workload being decided.
+struct Case<'a, 'b> {
+    input: &'a Input<'a>,
+    ledger: &'b mut Ledger,
+    record: Record,
+    target: Target,
+    findings: Vec<Finding>,
+}
+
+impl Case<'_, '_> {
+    fn decision(self, phase: Phase, next: Next, wake_at: Option<Timestamp>) -> Decision {
+        Decision { record: Some(self.record), next, phase, findings: self.findings, wake_at }
+    }
+
+    fn find(&mut self, kind: ConditionKind, status: bool, reason: &'static str, message: impl Into<String>) {
+        self.findings.push(Finding { kind, status, reason, message: message.into() });
+    }
+
+    fn act(self, phase: Phase, act: Act, reason: impl Into<String>) -> Decision {
+        self.decision(phase, Next::Do { act, reason: reason.into() }, None)
+    }
+
+    fn rest(self, phase: Phase, reason: impl Into<String>, wake_at: Option<Timestamp>) -> Decision {
+        self.decision(phase, Next::Rest { reason: reason.into() }, wake_at)
+    }
+
+    /// It runs, or is about to.
+    fn alive(mut self, instance: &Instance) -> Decision {
+        if self.record.stopping.is_some() {
+            return self.stopping(instance);
+        }
+        let fields = match &instance.record {
+            Some(started_as) => replacement_reasons(&started_as.spec, &self.record.spec),
+            None => self.untold(),
+        };
+        let reason = match self.target {
+            Target::Gone => Some(format!("{} was deleted", self.record.origin.path)),
+            Target::Suspended => Some("its manifest says suspend".to_owned()),
+            Target::Run if !fields.is_empty() => Some(format!("a new {} needs a new process", fields.join(", "))),
+            Target::Run => None,
+        };
+        if let Some(reason) = reason {
+            self.find(ConditionKind::Ready, false, "Stopping", reason.clone());
+            self.record.stopping = Some(Stopping { since: self.input.now, killed: None, reason: reason.clone() });
+            let signal = self.stop_of(instance).signal;
+            return self.act(Phase::Stopping, Act::Stop { signal }, reason);
+        }
+        self.replace_cpus();
+        match instance.life {
+            Life::Running { pid } => {
+                self.find(ConditionKind::Ready, true, "Running", format!("pid {pid}"));
+                self.decision(Phase::Running, Next::Keep, None)
+            }
+            Life::Starting | Life::Ended(_) => {
+                self.find(ConditionKind::Ready, false, "Starting", "being set up");
+                self.decision(Phase::Starting, Next::Keep, None)
+            }
+        }
+    }
+
+    /// What of a run that nothing tells of cannot be taken for what the record says: devices that nobody knows it by.
+    fn untold(&mut self) -> Vec<&'static str> {
+        let message = "the traces of its start are lost or unreadable; it is taken for what its record says";
+        self.find(ConditionKind::Degraded, true, "TracesLost", message);
+        let unleased = self.record.spec.gpu.is_some() && self.record.grant.is_none();
+        if unleased { vec!["gpu lease"] } else { Vec::new() }
+    }
+
+    /// No run of it is seen.
+    fn absent(mut self, seen: &Observed) -> Decision {
+        if let Some(group) = &seen.group {
+            // Never start beside something that may still run: the empty cgroup of this name is the proof that nothing does.
+            let (act, reason) = if group.populated && self.may_kill("no run of it is known") {
+                (Act::Kill, "processes without a run of their own are in its cgroup")
+            } else if group.populated {
+                (Act::Clear, "its cgroup is being emptied")
+            } else {
+                (Act::Clear, "an empty cgroup is left from before")
+            };
+            self.find(ConditionKind::Ready, false, "Leftovers", reason);
+            return self.act(Phase::Pending, act, reason);
+        }
+        self.record.stopping = None;
+        match self.target {
+            Target::Gone => self.act(Phase::Stopping, Act::Forget, "its manifest was deleted and nothing of it runs"),
+            Target::Suspended => {
+                self.release();
+                self.find(ConditionKind::Ready, false, "Suspended", "its manifest says suspend");
+                self.rest(Phase::Suspended, "suspended", None)
+            }
+            Target::Run if self.record.finished => {
+                self.release();
+                let message = self.last_outcome();
+                self.find(ConditionKind::Ready, false, "Finished", message);
+                let phase = self.finished_phase();
+                self.rest(phase, "it is not to be run again", None)
+            }
+            Target::Run => self.next_run(),
+        }
+    }
+
+    fn last_outcome(&self) -> String {
+        self.record.last_exit.as_ref().map_or_else(|| "never run".to_owned(), |exit| exit.outcome.to_string())
+    }
+
+    fn release(&mut self) {
+        self.record.grant = None;
+        self.ledger.remove(&self.record.spec.name);
+    }
+}

@@ -1,0 +1,121 @@
+//! The next run: what it waits for, and where it is placed.
+
+use super::{Case, Decision, Next};
+use crate::model::name::Name;
+use crate::model::record::Grant;
+use crate::model::spec::Kind;
+use crate::model::status::{ConditionKind, Phase};
+use crate::place::{self, Ask, Holding};
+use crate::plan::Input;
+use std::time::Duration;
+
+/// How often a job that waits for a quieter host looks again.
+const UTILISATION_AGAIN: Duration = Duration::from_secs(1);
+
+impl Case<'_, '_> {
+    /// Start it, or say what it waits for.
+    pub(super) fn next_run(mut self) -> Decision {
+        let now = self.input.now;
+        if let Some(retry_at) = self.record.retry_at {
+            // A clock that was set back must not make the wait longer than the longest delay.
+            let retry_at = retry_at.min(now.plus(self.record.spec.restart.max_delay));
+            if now < retry_at {
+                let message = format!("{}; next try at {retry_at}", self.last_outcome());
+                let never_ran = self.record.last_exit.as_ref().is_some_and(|exit| exit.outcome.never_ran());
+                let (phase, reason) =
+                    if never_ran { (Phase::Failed, "NotStarted") } else { (Phase::Pending, "BackOff") };
+                self.find(ConditionKind::Ready, false, reason, message.clone());
+                return self.rest(phase, message, Some(retry_at));
+            }
+        }
+        if let Some(wait) = self.too_busy() {
+            self.find(ConditionKind::Ready, false, "HostBusy", wait.clone());
+            return self.rest(Phase::Pending, wait, Some(now.plus(UTILISATION_AGAIN)));
+        }
+        let grant = match self.placed() {
+            Ok(grant) => grant,
+            Err(refusal) => {
+                self.release();
+                self.find(ConditionKind::Placed, false, refusal.reason, refusal.message.clone());
+                self.find(ConditionKind::Ready, false, "NotPlaced", "waits for room");
+                return self.rest(Phase::Pending, refusal.message, None);
+            }
+        };
+        if self.record.spec.process.security.user_namespace && self.record.ids.is_none() {
+            match place::ids::choose(self.ledger, &self.record.spec.name) {
+                Ok(ids) => {
+                    self.ledger.put_ids(ids);
+                    self.record.ids = Some(ids);
+                }
+                Err(refusal) => {
+                    self.find(ConditionKind::Ready, false, refusal.reason, refusal.message.clone());
+                    return self.rest(Phase::Pending, refusal.message, None);
+                }
+            }
+        }
+        self.record.grant = Some(grant.clone());
+        let holding = Holding { resources: self.record.spec.resources.clone(), grant: grant.clone() };
+        self.ledger.put(self.record.spec.name.clone(), holding);
+        if let Some(neighbour) = self.still_on_fenced(&grant) {
+            let message = format!("waits for {neighbour} to leave CPUs {}", grant.fenced);
+            self.find(ConditionKind::Ready, false, "CpusOccupied", message.clone());
+            return self.rest(Phase::Pending, message, None);
+        }
+        if self.record.retry_at.take().is_some() {
+            self.record.restarts = self.record.restarts.saturating_add(1);
+        }
+        self.record.instance += 1;
+        self.find(ConditionKind::Ready, false, "Starting", "being set up");
+        self.decision(Phase::Starting, Next::Start, None)
+    }
+
+    /// Jobs start when the host is quiet enough.
+    pub(super) fn too_busy(&self) -> Option<String> {
+        let Input { utilisation_percent, job_threshold_percent, .. } = self.input;
+        match (self.record.spec.kind, utilisation_percent) {
+            (Kind::Job, Some(used)) if used > job_threshold_percent => {
+                Some(format!("host CPUs are {used} % busy, jobs start below {job_threshold_percent} %"))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn placed(&self) -> Result<Grant, place::Refusal> {
+        place::place(self.input.machine, self.ledger, &Ask::of(&self.record.spec, self.record.grant.as_ref()))
+    }
+
+    /// Moves a running workload if its CPUs no longer serve: its class or number has changed, or an exclusive neighbour took them.
+    pub(super) fn replace_cpus(&mut self) {
+        let grant = self.record.grant.clone().unwrap_or_default();
+        let ask = Ask::of(&self.record.spec, Some(&grant));
+        match place::replace_cpus(self.input.machine, self.ledger, &ask, &grant) {
+            Ok(grant) => {
+                let holding = Holding { resources: self.record.spec.resources.clone(), grant: grant.clone() };
+                self.ledger.put(self.record.spec.name.clone(), holding);
+                self.record.grant = Some(grant);
+            }
+            // It runs and goes on running where it is; what it asks for now cannot be had.
+            Err(refusal) => self.find(ConditionKind::Degraded, true, refusal.reason, refusal.message),
+        }
+    }
+
+    /// A neighbour that is still on CPUs this workload is to have alone: by the kernel's word, or, while it is being acted on and so may
+    /// be about to be seen there, by its grant.
+    pub(super) fn still_on_fenced(&self, grant: &Grant) -> Option<Name> {
+        if grant.fenced.is_empty() {
+            return None;
+        }
+        let Input { observed, busy, .. } = self.input;
+        let seen_there = |name: &Name| {
+            let group = observed.get(name).and_then(|seen| seen.group.as_ref());
+            let held = group.and_then(|group| group.settings.get("cpuset.cpus"));
+            held.is_some_and(|cpus| cpus.parse().is_ok_and(|cpus| !grant.fenced.is_disjoint(&cpus)))
+        };
+        let on_its_way = |(name, holding): &(&Name, &Holding)| {
+            busy.contains(*name) && !holding.grant.cpus.is_disjoint(&grant.fenced)
+        };
+        let own = &self.record.spec.name;
+        let seen = observed.keys().find(|name| *name != own && seen_there(name));
+        seen.or_else(|| self.ledger.others(own).find(on_its_way).map(|(name, _)| name)).cloned()
+    }
+}

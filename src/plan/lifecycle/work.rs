@@ -1,0 +1,129 @@
+//! A decision turned into work and a verdict.
+
+use super::{Decision, Next};
+use crate::model::cgroup::{Shrink, Write};
+use crate::model::exit::{Exit, Outcome};
+use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES};
+use crate::model::name::Name;
+use crate::model::record::Record;
+use crate::model::spec::Process;
+use crate::model::status::{ConditionKind, Phase};
+use crate::model::time::Timestamp;
+use crate::place::{self, Ledger};
+use crate::plan::{Act, Finding, Input, Plan, Verdict, Work, ceilings, kernel};
+use std::collections::BTreeMap;
+
+/// Where programs are looked for if the manifest's `env` has no PATH: Debian's default for root.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Turns a decision into work, now that every grant is known.
+pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, decision: Decision, plan: &mut Plan) {
+    let Decision { record, next, mut phase, mut findings, mut wake_at } = decision;
+    let mut observed_generation = 0;
+    let starts = matches!(next, Next::Start);
+    let mut work = match (next, &record) {
+        (Next::Do { act, reason }, _) => Some((act, reason)),
+        (Next::Start, Some(record)) => Some(start(input, ledger, record, &mut findings)),
+        (Next::Keep, Some(record)) => {
+            let writes = resize(input, ledger, record, &mut findings);
+            if writes.is_none() {
+                observed_generation = record.generation;
+            }
+            Some(writes.unwrap_or((Act::Remember, "as it should be".to_owned())))
+        }
+        (Next::Rest { reason }, _) => Some((Act::Remember, reason)),
+        (Next::Start | Next::Keep, None) => None,
+    };
+    if let Some(setback) = input.setbacks.get(&name) {
+        let message = setback.message.clone();
+        findings.push(Finding { kind: ConditionKind::Degraded, status: true, reason: "StepFailed", message });
+        if input.now < setback.retry_at {
+            work = None;
+            phase = if starts { Phase::Failed } else { phase };
+            wake_at = earliest(wake_at, Some(setback.retry_at));
+        }
+    }
+    plan.wake_at = earliest(plan.wake_at, wake_at);
+    let last_exit = record.as_ref().and_then(|record| record.last_exit.clone());
+    if let (Some((act, reason)), false) = (work, input.busy.contains(&name)) {
+        let record = record.filter(|record| input.records.get(&name) != Some(record) && act != Act::Forget);
+        if record.is_some() || act != Act::Remember {
+            plan.work.push(Work { name: name.clone(), record, act, reason });
+        }
+    }
+    plan.verdicts.insert(name, Verdict { phase, observed_generation, last_exit, findings });
+}
+
+fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    a.into_iter().chain(b).min()
+}
+
+fn start(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Vec<Finding>) -> (Act, String) {
+    let wanted = wanted(input, ledger, record, findings);
+    let writes = kernel::first_writes(&wanted.settings, input.machine.cgroup.generation);
+    let reason = match &record.last_exit {
+        None => "new".to_owned(),
+        Some(Exit { outcome: Outcome::Exited { code: 0 }, .. }) => "its last run ended".to_owned(),
+        Some(exit) => format!("its last run: {}", exit.outcome),
+    };
+    let placed = record.grant.as_ref().map_or("", |grant| grant.reason.as_str());
+    (Act::Start { writes, env: environment(record) }, format!("{reason}; {placed}"))
+}
+
+fn resize(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Vec<Finding>) -> Option<(Act, String)> {
+    let wanted = wanted(input, ledger, record, findings);
+    let group = input.observed.get(&record.spec.name).and_then(|seen| seen.group.as_ref())?;
+    let writes = kernel::writes(&group.settings, &wanted.settings);
+    if writes.is_empty() {
+        return None;
+    }
+    let change = |write: &Write| {
+        format!("{} {} -> {}", write.file, group.settings.get(&write.file).unwrap_or("unset"), write.value)
+    };
+    let reason = writes.iter().map(change).collect::<Vec<_>>().join(", ");
+    let shrink = if record.spec.resources.memory.force { Shrink::Anyhow } else { Shrink::IfItFits };
+    Some((Act::Resize { writes, shrink }, reason))
+}
+
+fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Vec<Finding>) -> kernel::Wanted {
+    let machine = input.machine;
+    let mut find = |kind, reason, message: &str| {
+        findings.push(Finding { kind, status: true, reason, message: message.to_owned() });
+    };
+    let cpus = match &record.grant {
+        Some(grant) => {
+            find(ConditionKind::Placed, "Placed", &grant.reason);
+            place::cpus_in_force(machine, ledger, &record.spec.name, grant)
+        }
+        None => machine.topology.usable.difference(&ledger.fenced_by_others(&record.spec.name)),
+    };
+    // Protection goes as far as admission did: an edit that asks for more than there is keeps what it had.
+    let mut resources = record.spec.resources.clone();
+    if let Some(grant) = &record.grant {
+        resources.memory.request = grant.requested.memory;
+    }
+    let wanted = kernel::wanted(&resources, &cpus, machine);
+    for unhonoured in wanted.unhonoured.iter().chain(&ceilings::unhonoured(&record.spec.process, &machine.ceilings)) {
+        find(ConditionKind::Degraded, "NotHonoured", unhonoured);
+    }
+    wanted
+}
+
+/// The command's environment: the manifest's on top of a few defaults, and its GPUs on top of that.
+pub fn environment(record: &Record) -> BTreeMap<String, String> {
+    let Process { user, security, .. } = &record.spec.process;
+    // Root inside a user namespace is a stranger to the host's /root.
+    let home = if user.uid == 0 && !security.user_namespace { "/root" } else { "/" };
+    let defaults = [("PATH", PATH), ("HOME", home), ("LANG", "C.UTF-8")];
+    let mut env: BTreeMap<String, String> = defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    env.extend(record.spec.process.env.clone());
+    let leases = record.grant.as_ref().map_or(&[][..], |grant| &grant.gpus);
+    if let Some(first) = leases.first() {
+        let devices: Vec<&str> = leases.iter().map(|lease| lease.gpu.0.as_str()).collect();
+        env.insert(VISIBLE_DEVICES.to_owned(), devices.join(","));
+        if let Share::Memory(bytes) = first.share {
+            env.insert(SHARE_BYTES.to_owned(), bytes.0.to_string());
+        }
+    }
+    env
+}
