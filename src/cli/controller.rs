@@ -8,10 +8,12 @@ use crate::control::{Changes, Controller, Options, Parts, Threads};
 use crate::host::chain;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
+use crate::model::label::{HostLabels, Label};
 use crate::store::{Found, Store};
 use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
+use std::env::consts::ARCH;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal};
@@ -24,6 +26,9 @@ use tracing_subscriber::EnvFilter;
 
 /// How long an idle thread is kept. Short: an idle controller is one thread that sleeps.
 const THREAD_KEPT: Duration = Duration::from_secs(2);
+
+/// The host's name, as the kernel has it (proc_sys_kernel(5)).
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     start_log(args.log_format);
@@ -48,6 +53,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         resync: args.resync,
         job_threshold_percent: args.job_cpu_threshold,
         entropy: RandomState::new().hash_one(std::process::id()),
+        labels: host_labels(&args.label)?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -110,6 +116,12 @@ fn start_log(format: LogFormat) {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+}
+
+/// The labels of this host: those given, its name and its architecture.
+pub(super) fn host_labels(given: &[Label]) -> anyhow::Result<HostLabels> {
+    let hostname = fs::read_to_string(HOSTNAME).with_context(|| format!("cannot read {HOSTNAME}"))?;
+    Ok(HostLabels::new(hostname.trim_end(), ARCH, given))
 }
 
 fn open_folder(path: &Path, trusted: &[u32]) -> anyhow::Result<Folder> {

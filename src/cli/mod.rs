@@ -18,6 +18,7 @@ mod wait;
 
 use crate::api::Goal;
 use crate::host::gpu::Simulated;
+use crate::model::label::Label;
 use crate::model::units::parse_duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use output::Format;
@@ -88,6 +89,9 @@ struct ControllerArgs {
     /// Accept a folder and files that belong to this user, by name or number; may be given several times
     #[arg(long, value_name = "USER", value_parser = user)]
     trust_owner: Vec<u32>,
+    /// A label of this host, for `hosts` in manifests; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<Label>,
     /// How often to look at everything, whatever the events say
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = resync)]
     resync: Duration,
@@ -125,6 +129,9 @@ struct ValidateArgs {
     /// Files, or folders as the controller would read them
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    /// A label of the host to check for, instead of this one without labels; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<Label>,
 }
 
 #[derive(Debug, Args)]

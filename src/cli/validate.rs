@@ -1,5 +1,6 @@
 //! `containerctl validate`: what the controller would say of manifests, with the lines they are about.
 
+use super::controller::host_labels;
 use super::{ValidateArgs, output};
 use crate::control::folder::Folder;
 use crate::control::trust::Trust;
@@ -19,7 +20,7 @@ pub fn run(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
         found.read(path)?;
     }
     let Found { files, mut remarks } = found;
-    let (desired, diagnostics) = gather(&files, &BTreeSet::new(), &BTreeMap::new());
+    let (desired, diagnostics) = gather(&files, &BTreeSet::new(), &BTreeMap::new(), &host_labels(&args.label)?);
     remarks.extend(diagnostics);
     let mut text = String::new();
     for diagnostic in &remarks {
@@ -27,7 +28,11 @@ pub fn run(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     }
     let errors = remarks.iter().filter(|found| found.severity == Severity::Error).count();
     let good = desired.wanted.len();
-    text.push_str(&format!("{good} workload{} accepted, {errors} error{}\n", plural(good), plural(errors)));
+    let elsewhere = match remarks.iter().filter(|found| found.severity == Severity::Info).count() {
+        0 => String::new(),
+        others => format!("{others} for other hosts, "),
+    };
+    text.push_str(&format!("{good} workload{} accepted, {elsewhere}{errors} error{}\n", plural(good), plural(errors)));
     output::print(&text)?;
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -82,8 +87,7 @@ fn source_line(diagnostic: &Diagnostic) -> Option<String> {
 fn render(diagnostic: &Diagnostic, source: Option<&str>) -> String {
     const SHOWN_MAX: usize = 160;
     let Diagnostic { path, line, column, severity, message, help } = diagnostic;
-    let warning = if *severity == Severity::Warning { "warning: " } else { "" };
-    let mut text = format!("{path}:{line}:{column}: {warning}{message}\n");
+    let mut text = format!("{path}:{line}:{column}: {severity}{message}\n");
     let column = usize::try_from(*column).unwrap_or(1);
     if let Some(source) = source.filter(|source| !source.is_empty() && column <= SHOWN_MAX) {
         let shown: String = source.chars().take(SHOWN_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();

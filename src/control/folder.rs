@@ -10,7 +10,9 @@ use super::trust::{Owner, Trust, Untrusted};
 use crate::host::lease::try_read_lease;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::tree::Place;
-use crate::manifest::{FILE_BYTES_MAX, Parsed, parse};
+use crate::manifest::{Claim, FILE_BYTES_MAX, Parsed, parse};
+use crate::model::record::Origin;
+use crate::model::spec::Spec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -204,11 +206,12 @@ impl Folder {
             && let Err(untrusted) = self.trust.check(&entry.path, &entry.found)
         {
             let (message, help) = split_help(&untrusted);
+            let why = format!("{}: {message}", entry.name);
             scan.remarks.push(Diagnostic::error(&entry.name, START, format!("{message}; the folder is ignored"), help));
             // What was read there before is held, not gone.
             for (name, read) in &self.read {
                 if name.starts_with(&format!("{}/", entry.name)) {
-                    scan.files.insert(name.clone(), held(&read.parsed));
+                    scan.files.insert(name.clone(), held(&read.parsed, &why));
                 }
             }
             return Ok(Vec::new());
@@ -391,8 +394,9 @@ fn remark(path: &str, message: &str, help: &str) -> Diagnostic {
 }
 
 /// The same workloads, but as a file that cannot be read now.
-fn held(parsed: &Parsed) -> Arc<Parsed> {
-    let claims = parsed.workloads.iter().map(|(spec, _)| spec.name.clone()).collect();
+fn held(parsed: &Parsed, why: &str) -> Arc<Parsed> {
+    let claim = |(spec, _): &(Arc<Spec>, Origin)| Claim { name: spec.name.clone(), finding: why.to_owned() };
+    let claims = parsed.workloads.iter().map(claim).collect();
     Arc::new(Parsed { broken: true, claims, ..Parsed::default() })
 }
 

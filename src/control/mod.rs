@@ -16,12 +16,14 @@ mod news;
 mod outcome;
 pub mod report;
 mod run;
+mod source;
 pub mod state;
 pub mod trust;
 pub mod watch;
 
 use crate::host::{CpuTimes, Host, HostError, chain};
 use crate::manifest::Parsed;
+use crate::model::label::HostLabels;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
@@ -29,7 +31,7 @@ use crate::model::time::Timestamp;
 use crate::plan::{Act, Plan, Work};
 use crate::store::Store;
 use act::{ActError, act};
-use folder::{Folder, FolderError, Scan};
+use folder::{FolderError, Scan};
 use report::{Preview, Snapshot};
 use state::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +41,7 @@ use tokio::sync::{Notify, oneshot, watch as cell};
 use watch::Watch;
 
 pub use run::{Handle, Threads, WORKERS_MAX};
+pub use source::Source;
 
 /// How soon to look again at a run that is being set up. Its report wakes us long before; this is for one an earlier controller began.
 const STARTING_AGAIN: Duration = Duration::from_millis(250);
@@ -46,13 +49,15 @@ const STARTING_AGAIN: Duration = Duration::from_millis(250);
 const SLEEP_MAX: Duration = Duration::from_hours(1);
 
 /// What the loop is told to do with its time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How often everything is looked at, whatever the events say.
     pub resync: Duration,
     /// Jobs wait while the host's CPUs are busier than this.
     pub job_threshold_percent: u8,
     pub entropy: u64,
+    /// Which manifests are for this host.
+    pub labels: HostLabels,
 }
 
 /// What others may ask of the loop.
@@ -77,24 +82,6 @@ pub enum Input {
     Resync,
     /// The time that [`Controller::turn`] named has come.
     Deadline,
-}
-
-/// Where the manifests are.
-pub trait Source: Send {
-    fn scan(&mut self) -> Result<Scan, FolderError>;
-
-    /// The same, as if it had never been looked at.
-    fn anew(&self) -> Box<dyn Source>;
-}
-
-impl Source for Folder {
-    fn scan(&mut self) -> Result<Scan, FolderError> {
-        Folder::scan(self)
-    }
-
-    fn anew(&self) -> Box<dyn Source> {
-        Box::new(Folder::anew(self))
-    }
 }
 
 /// Work that may wait for the kernel or a disk, to be done away from the loop.
@@ -204,7 +191,8 @@ impl Controller {
     ) -> Result<Controller, HostError> {
         let Parts { host, store, source, changes, spawn } = parts;
         let machine = host.survey()?;
-        let mut state = State::new(machine, records, options.job_threshold_percent, options.entropy);
+        let mut state =
+            State::new(machine, records, options.labels.clone(), options.job_threshold_percent, options.entropy);
         for name in host.names()? {
             match host.observe(&name) {
                 Ok(seen) => state.see_if_untouched(&name, 0, seen),
@@ -244,21 +232,6 @@ impl Controller {
     /// How things stand, after each pass.
     pub fn snapshots(&self) -> cell::Receiver<Arc<Snapshot>> {
         self.snapshot.subscribe()
-    }
-
-    /// Watches a folder from now on. Without a watch the resync still looks at it.
-    pub fn watch(&mut self, folder: &std::path::Path) {
-        let woken = Arc::clone(&self.folder_woken);
-        match Watch::new(folder, move || woken.notify_one()) {
-            Ok(watch) => self.watch = Some(watch),
-            Err(error) => self.cannot_watch(folder, &error),
-        }
-    }
-
-    fn cannot_watch(&self, path: &std::path::Path, error: &notify::Error) {
-        let resync = self.options.resync.as_secs();
-        tracing::error!(path = %path.display(), error = %error, every_seconds = resync,
-            "cannot watch for changes, looking now and then instead; help: raise fs.inotify.max_user_instances or max_user_watches");
     }
 
     /// Takes in what has happened.
@@ -378,22 +351,6 @@ impl Controller {
             let look = |name: Name| (name.clone(), known.get(&name).copied().unwrap_or(0), host.observe(&name));
             let sightings = names.into_iter().map(look).collect();
             Done::Swept { sightings, machine: host.survey(), times: host.cpu_times() }
-        });
-    }
-
-    /// Begins a scan of the folder if it is time and none is under way.
-    fn scan_if_due(&mut self) {
-        if self.scan_at.is_none_or(|at| at > self.host.instant()) {
-            return;
-        }
-        let Some(mut folder) = self.folder.take() else { return };
-        let anew = folder.anew();
-        self.scan_at = None;
-        self.scanned.append(&mut self.waiting);
-        self.folder_anew = Some(anew);
-        self.on_thread(Job::Scan, move || {
-            let result = folder.scan();
-            Done::Scanned { folder, result }
         });
     }
 

@@ -24,5 +24,6 @@ fn tell_finding(found: &Diagnostic) {
     match severity {
         Severity::Error => tracing::error!(at, found = message, help, "manifest refused"),
         Severity::Warning => tracing::warn!(at, found = message, help, "manifest doubtful"),
+        Severity::Info => tracing::info!(at, found = message, help, "manifest not for this host"),
     }
 }

@@ -1,15 +1,12 @@
 //! What becomes of the loop's inputs: results of steps, looks and scans, and commands.
 
 use super::act::ActError;
-use super::folder::{FolderError, Scan};
 use super::{Command, Controller, Done, Job, report, step_name};
 use crate::host::{CpuTimes, HostError, chain};
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::plan::{Act, Work};
-use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 /// After as many tries, a second or two, what should have been a moment is told as the failure it is.
 const MOMENTS_MAX: u32 = 6;
@@ -78,35 +75,6 @@ impl Controller {
         self.state.end(name, seen);
         if self.look_again.remove(name) {
             self.look(name);
-        }
-    }
-
-    fn take_scan(&mut self, result: Result<Scan, FolderError>) {
-        match result {
-            Ok(scan) => {
-                if let Some(again) = scan.again_in {
-                    let again = self.host.instant() + again;
-                    self.scan_at = Some(self.scan_at.map_or(again, |at| at.min(again)));
-                }
-                let failures = self.watch.as_mut().map(|watch| watch.set(&scan.folders)).unwrap_or_default();
-                for (path, error) in failures {
-                    self.cannot_watch(&path, &error);
-                }
-                self.state.take_scan(scan);
-            }
-            Err(error) => {
-                let message = chain(&error);
-                if self.state.folder_error.as_ref() != Some(&message) {
-                    tracing::error!(
-                        error = message,
-                        "the manifests folder cannot be used; everything goes on as it is"
-                    );
-                }
-                self.state.folder_error = Some(message);
-                if let Some(watch) = &mut self.watch {
-                    watch.set(&BTreeSet::<PathBuf>::new());
-                }
-            }
         }
     }
 

@@ -8,7 +8,8 @@ use crate::host::CpuTimes;
 use crate::manifest::Parsed;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::gather::gather;
-use crate::model::desired::Desired;
+use crate::model::desired::{Desired, Held};
+use crate::model::label::HostLabels;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::Observed;
@@ -46,12 +47,20 @@ pub struct State {
     pub folder_error: Option<String>,
     pub utilisation_percent: Option<u8>,
     cpu_times: Option<CpuTimes>,
+    /// Which manifests are for this host.
+    host: HostLabels,
     pub job_threshold_percent: u8,
     pub entropy: u64,
 }
 
 impl State {
-    pub fn new(machine: Machine, records: BTreeMap<Name, Record>, job_threshold_percent: u8, entropy: u64) -> State {
+    pub fn new(
+        machine: Machine,
+        records: BTreeMap<Name, Record>,
+        host: HostLabels,
+        job_threshold_percent: u8,
+        entropy: u64,
+    ) -> State {
         let mut state = State {
             machine,
             records,
@@ -67,6 +76,7 @@ impl State {
             folder_error: None,
             utilisation_percent: None,
             cpu_times: None,
+            host,
             job_threshold_percent,
             entropy,
         };
@@ -86,15 +96,18 @@ impl State {
         let owners = self.owners();
         let (mut desired, diagnostics) = match &self.scan {
             Some(scan) => {
-                let (desired, mut diagnostics) = gather(&scan.files, &scan.settling, &owners);
+                let (desired, mut diagnostics) = gather(&scan.files, &scan.settling, &owners, &self.host);
                 diagnostics.extend(scan.remarks.iter().cloned());
                 (desired, diagnostics)
             }
             None => {
                 // Whatever lies around may be explained by a manifest that has not been read yet.
-                let mut held: BTreeMap<Name, String> =
-                    self.observed.keys().map(|name| (name.clone(), "the manifests folder".to_owned())).collect();
-                held.extend(owners);
+                let mut held: BTreeMap<Name, Held> = self
+                    .observed
+                    .keys()
+                    .map(|name| (name.clone(), unread("the manifests folder".to_owned())))
+                    .collect();
+                held.extend(owners.into_iter().map(|(name, path)| (name, unread(path))));
                 (Desired { held, ..Desired::default() }, Vec::new())
             }
         };
@@ -111,7 +124,7 @@ impl State {
 
     /// What would be desired if the folder held these files.
     pub fn imagine(&self, files: &BTreeMap<String, Arc<Parsed>>) -> (Desired, Vec<Diagnostic>) {
-        gather(files, &BTreeSet::new(), &self.owners())
+        gather(files, &BTreeSet::new(), &self.owners(), &self.host)
     }
 
     /// The manifest each workload came from, by record or, where the database was lost, by what runs.
@@ -278,6 +291,11 @@ impl State {
         let delay = SETBACK_FIRST.saturating_mul(1 << (failures - 1).min(16)).min(SETBACK_MAX);
         self.setbacks.insert(name.clone(), Setback { message, failures, retry_at: now.plus(delay) });
     }
+}
+
+/// A manifest nobody has looked at yet.
+fn unread(path: String) -> Held {
+    Held { path, revision: None, finding: "it has not been read yet".to_owned() }
 }
 
 /// Whether a run has begun, ended or gone, or its group has become empty.

@@ -11,6 +11,8 @@ pub enum Severity {
     Error,
     /// Accepted, but probably not what was meant.
     Warning,
+    /// Nothing is wrong; worth knowing when one wonders.
+    Info,
 }
 
 /// One finding in one file. Shown as `web.yaml:12:9: cpu.weight is 0, expected 1..=10000` and a `help:` line.
@@ -31,13 +33,29 @@ impl Diagnostic {
         let (message, help) = (message.into(), help.into());
         Diagnostic { path: path.to_owned(), line: at.line, column: at.column, severity: Severity::Error, message, help }
     }
+
+    /// Place and message in one line, without the next step.
+    pub fn headline(&self) -> String {
+        let Diagnostic { path, line, column, severity: _, message, help: _ } = self;
+        format!("{path}:{line}:{column}: {message}")
+    }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Diagnostic { path, line, column, severity, message, help } = self;
-        let warning = if *severity == Severity::Warning { "warning: " } else { "" };
-        write!(f, "{path}:{line}:{column}: {warning}{message}\n  help: {help}")
+        write!(f, "{path}:{line}:{column}: {severity}{message}\n  help: {help}")
+    }
+}
+
+/// What goes before a message; nothing before an error.
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Error => "",
+            Severity::Warning => "warning: ",
+            Severity::Info => "note: ",
+        })
     }
 }
 

@@ -1,39 +1,54 @@
 //! All files of a folder to what is desired of the host.
 //!
 //! Guarantees: each name is wanted once, whoever claims it; a workload whose manifest is broken, unreadable or half-written is *held*: it
-//! goes on as it is recorded (P1). Only a name that no file mentions any more is gone.
+//! goes on as it is recorded (P1). Only a name that no file mentions any more, or only for other hosts, is gone.
 
 use super::Parsed;
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Severity};
 use super::tree::Place;
-use crate::model::desired::{Desired, Wanted};
+use crate::model::desired::{Desired, Held, Wanted};
+use crate::model::label::{HostLabels, Mismatch};
 use crate::model::name::Name;
 use crate::model::record::Origin;
 use crate::model::spec::Spec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Puts the files together. `owners` tells which path each recorded workload came from: where two files claim one name, the one that has
-/// it keeps it; where none has, the first path in order gets it. `settling` files have disappeared a moment ago: they still count, but
-/// not against a file that is there, so that a rename is no conflict.
+type Files = BTreeMap<String, Arc<Parsed>>;
+
+/// Puts the files together for the host with these labels. `owners` tells which path each recorded workload came from: where two files
+/// claim one name, the one that has it keeps it, even while it is broken; where none has, the first path in order gets it. `settling`
+/// files have disappeared a moment ago: they still count, but not against a file that is there, so that a rename is no conflict.
 pub fn gather(
-    files: &BTreeMap<String, Arc<Parsed>>,
+    files: &Files,
     settling: &BTreeSet<String>,
     owners: &BTreeMap<Name, String>,
+    host: &HostLabels,
 ) -> (Desired, Vec<Diagnostic>) {
     let (mut desired, mut diagnostics) = (Desired::default(), Vec::new());
-    for (name, mut claims) in claims(files) {
+    let (claims, elsewhere) = claims(files, host);
+    for (spec, origin, mismatch) in elsewhere {
+        desired.elsewhere.insert(spec.name.clone(), format!("{} {mismatch}", origin.path));
+        diagnostics.push(not_here(&spec.name, origin, &mismatch));
+    }
+    for (name, mut claims) in claims {
         if claims.iter().any(|(_, origin)| !settling.contains(&origin.path)) {
             claims.retain(|(_, origin)| !settling.contains(&origin.path));
         }
         let owner = owners.get(&name);
+        if let Some(path) = owner.filter(|path| !settling.contains(*path) && still_claims(files.get(*path), &name)) {
+            let refused = claims.iter().filter(|(_, origin)| origin.path != *path);
+            diagnostics.extend(refused.map(|(_, origin)| taken(&name, origin, path)));
+            continue;
+        }
         let chosen = claims.iter().position(|(_, origin)| Some(&origin.path) == owner).unwrap_or(0);
         for (index, (spec, origin)) in claims.iter().enumerate() {
             if index == chosen {
                 let wanted = Wanted { spec: Arc::clone(spec), origin: (*origin).clone() };
                 desired.wanted.insert(name.clone(), wanted);
             } else {
-                diagnostics.push(taken(&name, origin, claims[chosen].1));
+                let kept = claims[chosen].1;
+                diagnostics.push(taken(&name, origin, &format!("{}:{}", kept.path, kept.line)));
             }
         }
     }
@@ -41,32 +56,67 @@ pub fn gather(
         diagnostics.extend(parsed.diagnostics.iter().cloned());
         if parsed.broken {
             let owned = owners.iter().filter(|(_, owner)| *owner == path).map(|(name, _)| name);
-            for name in owned.chain(parsed.claims.iter().filter(|name| owners.contains_key(name))) {
-                if !desired.wanted.contains_key(name) {
-                    desired.held.insert(name.clone(), path.clone());
+            let claimed = parsed.claims.iter().map(|claim| &claim.name).filter(|name| owners.contains_key(*name));
+            for name in owned.chain(claimed) {
+                let good_for_others = parsed.workloads.iter().any(|(spec, _)| spec.name == *name);
+                if !desired.wanted.contains_key(name) && !good_for_others {
+                    desired.held.insert(name.clone(), held(path, parsed, name));
                 }
             }
         }
     }
+    desired.elsewhere.retain(|name, _| !desired.wanted.contains_key(name) && !desired.held.contains_key(name));
     diagnostics.sort();
     (desired, diagnostics)
 }
 
-fn claims(files: &BTreeMap<String, Arc<Parsed>>) -> BTreeMap<Name, Vec<(&Arc<Spec>, &Origin)>> {
-    let mut claims: BTreeMap<Name, Vec<(&Arc<Spec>, &Origin)>> = BTreeMap::new();
+type Claims<'a> = BTreeMap<Name, Vec<(&'a Arc<Spec>, &'a Origin)>>;
+type Elsewhere<'a> = Vec<(&'a Arc<Spec>, &'a Origin, Mismatch)>;
+
+/// The good documents by name: those for this host, and those for others.
+fn claims<'a>(files: &'a Files, host: &HostLabels) -> (Claims<'a>, Elsewhere<'a>) {
+    let (mut claims, mut elsewhere) = (Claims::new(), Vec::new());
     for (spec, origin) in files.values().flat_map(|parsed| &parsed.workloads) {
-        claims.entry(spec.name.clone()).or_default().push((spec, origin));
+        match host.mismatch(&spec.hosts) {
+            None => claims.entry(spec.name.clone()).or_default().push((spec, origin)),
+            Some(mismatch) => elsewhere.push((spec, origin, mismatch)),
+        }
     }
-    claims
+    (claims, elsewhere)
 }
 
-fn taken(name: &Name, refused: &Origin, kept: &Origin) -> Diagnostic {
+/// Whether a broken file may still stand for a name: it says so, or nothing of it can be read.
+fn still_claims(parsed: Option<&Arc<Parsed>>, name: &Name) -> bool {
+    parsed.is_some_and(|parsed| {
+        let unreadable = parsed.workloads.is_empty() && parsed.claims.is_empty();
+        parsed.broken && (unreadable || parsed.claims.iter().any(|claim| claim.name == *name))
+    })
+}
+
+fn held(path: &str, parsed: &Parsed, name: &Name) -> Held {
+    let of_its_own = parsed.claims.iter().find(|claim| claim.name == *name).map(|claim| claim.finding.clone());
+    let of_the_file = || parsed.diagnostics.iter().find(|found| found.severity == Severity::Error);
+    let finding = of_its_own.or_else(|| of_the_file().map(Diagnostic::headline));
+    Held {
+        path: path.to_owned(),
+        revision: Some(parsed.revision.clone()).filter(|revision| !revision.is_empty()),
+        finding: finding.unwrap_or_else(|| "it is being written".to_owned()),
+    }
+}
+
+fn taken(name: &Name, refused: &Origin, keeper: &str) -> Diagnostic {
     Diagnostic::error(
         &refused.path,
         Place { line: refused.line, column: 1 },
-        format!("name {name} is taken by {}:{}", kept.path, kept.line),
+        format!("name {name} is taken by {keeper}"),
         format!("rename one of the two: `name: {name}-2`"),
     )
+}
+
+fn not_here(name: &Name, origin: &Origin, mismatch: &Mismatch) -> Diagnostic {
+    let at = Place { line: origin.line, column: 1 };
+    let help = "as meant, if it is for other hosts; else start the controller with the label: --label KEY=VALUE";
+    Diagnostic { severity: Severity::Info, ..Diagnostic::error(&origin.path, at, format!("{name} {mismatch}"), help) }
 }
 
 #[cfg(test)]
@@ -83,10 +133,16 @@ mod tests {
         let files =
             files.iter().map(|(path, text)| ((*path).to_owned(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = owners.iter().map(|(name, path)| (name.parse().unwrap(), (*path).to_owned())).collect();
-        let (Desired { wanted, held }, diagnostics) = gather(&files, &settling, &owners);
+        let host = HostLabels::new("edge-7", "x86_64", &["role=cpu".parse().unwrap()]);
+        let (Desired { wanted, held, elsewhere }, diagnostics) = gather(&files, &settling, &owners, &host);
         let wanted = wanted.iter().map(|(name, wanted)| format!("want {name} from {}\n", wanted.origin.path));
-        let held = held.iter().map(|(name, path)| format!("hold {name} because of {path}\n"));
-        wanted.chain(held).chain(diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n"))).collect()
+        let held = held.iter().map(|(name, held)| format!("hold {name} because of {}\n", held.finding));
+        let elsewhere = elsewhere.iter().map(|(name, why)| format!("stop {name}: {why}\n"));
+        wanted
+            .chain(held)
+            .chain(elsewhere)
+            .chain(diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")))
+            .collect()
     }
 
     #[test]
@@ -121,9 +177,9 @@ mod tests {
             &[("web.yaml", "command: ["), ("db.yaml", ""), ("new.yaml", "name: cache\ncommand: 7 'x\n"), ("fresh.yaml", "comand: x")],
             &[("web", "web.yaml"), ("db", "db.yaml"), ("cache", "old.yaml"), ("gone", "gone.yaml")],
         ), @r"
-        hold cache because of new.yaml
-        hold db because of db.yaml
-        hold web because of web.yaml
+        hold cache because of new.yaml:2:10: command is `7 \'x`, expected balanced quotes
+        hold db because of db.yaml:1:1: is empty
+        hold web because of web.yaml:1:10: is not readable YAML: unclosed bracket '['
         db.yaml:1:1: is empty
           help: delete the file to stop its workload, or write the manifest; an empty file changes nothing
         fresh.yaml:1:1: command is missing
@@ -145,9 +201,76 @@ mod tests {
         ), @r"
         want a from all.yaml
         want c from all.yaml
-        hold b because of all.yaml
+        hold b because of all.yaml:6:6: cpu is `-1`, which is negative
         all.yaml:6:6: cpu is `-1`, which is negative
           help: write for example `cpu: 2`
+        ");
+    }
+
+    #[test]
+    fn a_broken_owner_keeps_its_name_and_one_that_let_go_of_it_does_not() {
+        let good = ("b.yaml", "name: web\ncommand: b");
+        insta::assert_snapshot!(check(&[("a.yaml", "name: web\ncommand: ["), good], &[("web", "a.yaml")]), @r"
+        hold web because of a.yaml:2:10: is not readable YAML: unclosed bracket '['
+        a.yaml:2:10: is not readable YAML: unclosed bracket '['
+          help: mend the file; `containerctl validate FILE` checks it before it is copied here
+        b.yaml:1:1: name web is taken by a.yaml
+          help: rename one of the two: `name: web-2`
+        ");
+        insta::assert_snapshot!(check(&[("a.yaml", "name: web\ncomand: a"), good], &[("web", "a.yaml")]), @r"
+        hold web because of a.yaml:1:1: command is missing
+        a.yaml:1:1: command is missing
+          help: add what to run, for example `command: sleep infinity`
+        a.yaml:2:1: unknown field comand
+          help: did you mean `command`?
+        b.yaml:1:1: name web is taken by a.yaml
+          help: rename one of the two: `name: web-2`
+        ");
+        insta::assert_snapshot!(check(&[("a.yaml", "name: db\ncomand: a"), good], &[("web", "a.yaml")]), @r"
+        want web from b.yaml
+        a.yaml:1:1: command is missing
+          help: add what to run, for example `command: sleep infinity`
+        a.yaml:2:1: unknown field comand
+          help: did you mean `command`?
+        ");
+        assert_eq!(
+            check_settling(&[("a.yaml", "["), good], &["a.yaml"], &[("web", "a.yaml")]).lines().next(),
+            Some("want web from b.yaml")
+        );
+    }
+
+    #[test]
+    fn a_manifest_for_other_hosts_is_no_error_and_takes_no_name() {
+        insta::assert_snapshot!(check(
+            &[
+                ("a.yaml", "name: web\nhosts: {role: gpu}\ncommand: a"),
+                ("b.yaml", "name: web\nhosts: {role: cpu, hostname: edge-7}\ncommand: b"),
+                ("c.yaml", "hosts: {zone: a}\ncommand: c"),
+                ("d.yaml", "command: ["),
+                ("e.yaml", "name: d\nhosts: {role: gpu}\ncommand: d"),
+                ("f.yaml", "name: f\nhosts: {role: gpu}\ncommand: f\n---\nname: g\ncomand: g\n"),
+            ],
+            &[("web", "a.yaml"), ("c", "c.yaml"), ("d", "d.yaml"), ("f", "f.yaml"), ("g", "f.yaml")],
+        ), @r"
+        want web from b.yaml
+        hold d because of d.yaml:1:10: is not readable YAML: unclosed bracket '['
+        hold g because of f.yaml:5:1: command is missing
+        stop c: c.yaml is for hosts with zone=a; this one has no label zone
+        stop f: f.yaml is for hosts with role=gpu; this one has role=cpu
+        a.yaml:1:1: note: web is for hosts with role=gpu; this one has role=cpu
+          help: as meant, if it is for other hosts; else start the controller with the label: --label KEY=VALUE
+        c.yaml:1:1: note: c is for hosts with zone=a; this one has no label zone
+          help: as meant, if it is for other hosts; else start the controller with the label: --label KEY=VALUE
+        d.yaml:1:10: is not readable YAML: unclosed bracket '['
+          help: mend the file; `containerctl validate FILE` checks it before it is copied here
+        e.yaml:1:1: note: d is for hosts with role=gpu; this one has role=cpu
+          help: as meant, if it is for other hosts; else start the controller with the label: --label KEY=VALUE
+        f.yaml:1:1: note: f is for hosts with role=gpu; this one has role=cpu
+          help: as meant, if it is for other hosts; else start the controller with the label: --label KEY=VALUE
+        f.yaml:5:1: command is missing
+          help: add what to run, for example `command: sleep infinity`
+        f.yaml:6:1: unknown field comand
+          help: did you mean `command`?
         ");
     }
 }

@@ -18,7 +18,7 @@ pub mod workload;
 use crate::model::name::Name;
 use crate::model::record::Origin;
 use crate::model::spec::Spec;
-use diagnostic::{Diagnostic, Problems};
+use diagnostic::{Diagnostic, Problems, Severity};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tree::{Place, Value};
@@ -35,11 +35,21 @@ const REVISION_DIGITS: usize = 12;
 pub struct Parsed {
     /// The workloads of its good documents.
     pub workloads: Vec<(Arc<Spec>, Origin)>,
-    /// Names that its bad documents claim, as far as they can be read.
-    pub claims: Vec<Name>,
+    /// What its bad documents claim, as far as they can be read.
+    pub claims: Vec<Claim>,
     /// Whether anything in it was refused.
     pub broken: bool,
     pub diagnostics: Vec<Diagnostic>,
+    /// The beginning of the SHA-256 of what was read, in hex; empty if nothing was.
+    pub revision: String,
+}
+
+/// A name that a refused document stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub name: Name,
+    /// The first thing that is wrong with the document, `web.yaml:3:3: unknown field cpu.limt`.
+    pub finding: String,
 }
 
 impl Parsed {
@@ -51,14 +61,16 @@ impl Parsed {
 
 /// Parses one file. `path` is relative to the manifests folder.
 pub fn parse(path: &str, bytes: &[u8]) -> Parsed {
+    let revision = revision(bytes);
     let documents = match text(bytes).and_then(|text| documents(&text)) {
         Ok(documents) => documents,
-        Err(Refusal { at, message, help }) => return Parsed::refused(Diagnostic::error(path, at, message, help)),
+        Err(Refusal { at, message, help }) => {
+            return Parsed { revision, ..Parsed::refused(Diagnostic::error(path, at, message, help)) };
+        }
     };
-    let revision = revision(bytes);
     // A file's stem names its only workload; several have to name themselves.
     let default_name = if documents.len() == 1 { stem(path) } else { None };
-    let mut parsed = Parsed::default();
+    let mut parsed = Parsed { revision, ..Parsed::default() };
     for document in &documents {
         let mut problems = Problems::default();
         let spec = workload::read(document, default_name, &mut problems);
@@ -71,17 +83,25 @@ pub fn parse(path: &str, bytes: &[u8]) -> Parsed {
                 "rename one of them",
             );
         }
-        match spec.filter(|_| !problems.any_error()) {
+        let found: Vec<Diagnostic> = problems.into_diagnostics(path).collect();
+        let first = found.iter().filter(|found| found.severity == Severity::Error).min();
+        match spec.filter(|_| first.is_none()) {
             Some(spec) => {
-                let origin = Origin { path: path.to_owned(), line: document.at.line, revision: revision.clone() };
+                let origin = Origin {
+                    path: path.to_owned(),
+                    line: document.at.line,
+                    revision: parsed.revision.clone(),
+                    folder: None,
+                };
                 parsed.workloads.push((Arc::new(spec), origin));
             }
             None => {
                 parsed.broken = true;
-                parsed.claims.extend(claimed.filter(|_| !twice));
+                let finding = first.map(Diagnostic::headline).unwrap_or_default();
+                parsed.claims.extend(claimed.filter(|_| !twice).map(|name| Claim { name, finding }));
             }
         }
-        parsed.diagnostics.extend(problems.into_diagnostics(path));
+        parsed.diagnostics.extend(found);
     }
     parsed.diagnostics.sort();
     parsed.diagnostics.truncate(DIAGNOSTICS_MAX);

@@ -96,6 +96,7 @@ fn the_teaching_example_reads_as_it_is() {
       },
       "priority": 0,
       "labels": {},
+      "hosts": {},
       "restart": {
         "policy": "always",
         "initial_delay": {
@@ -134,6 +135,7 @@ env: {PORT: 8080, VERSION: 1.10, EMPTY: "", YES: yes}
 workdir: /srv
 user: "1000:100"
 labels: {team: a}
+hosts: {role: gpu, hostname: edge-7}
 priority: -5
 cpu: {request: 1, limit: 1500m, weight: 50, burst: 10ms, class: shared}
 memory: {request: 64Mi, high: 200Mi, limit: 256Mi, swap: 16Mi}
@@ -232,6 +234,10 @@ network: host
       "labels": {
         "team": "a"
       },
+      "hosts": {
+        "hostname": "edge-7",
+        "role": "gpu"
+      },
       "restart": {
         "policy": "never",
         "initial_delay": {
@@ -321,7 +327,7 @@ fn what_does_not_go_together_is_refused() {
 
 #[test]
 fn types_are_not_bent() {
-    insta::assert_snapshot!(check("command: {a: b}\nenv: [A=b]\nworkdir: srv\nuser: root\nlabels: 7\nvolumes: /srv\nstop: SIGTERM\n"), @r#"
+    insta::assert_snapshot!(check("command: {a: b}\nenv: [A=b]\nworkdir: srv\nuser: root\nlabels: 7\nvolumes: /srv\nstop: SIGTERM\nhosts: {ro le: gpu}\n"), @r#"
     web.yaml:1:10: command is a map, expected text
       help: write one value behind `command:`, in quotes if need be
     web.yaml:2:6: env is a list, expected a map
@@ -336,6 +342,8 @@ fn types_are_not_bent() {
       help: write `volumes: [first, second]`
     web.yaml:7:7: stop is text, expected a map of fields
       help: write fields such as `signal: ...`, one a line
+    web.yaml:8:8: hosts has the key `ro le`, expected 1 to 63 letters, digits, `-`, `_`, `.` and `/`
+      help: write labels as the controller was given them with --label, for example `hosts: {role: gpu}`
     "#);
     insta::assert_snapshot!(check("command: [a, [b]]\nvolumes: [{source: /a, target: /proc/sys}, {source: ../b, target: /x}, {source: /c}]\n"), @"
     web.yaml:1:14: command[1] is a list, expected text

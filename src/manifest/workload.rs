@@ -7,6 +7,7 @@ use super::fields::{Field, Map, Schema};
 use super::tree::{Node, Value};
 use super::{isolation, probes, resources};
 use crate::model::gpu::GPU_VARIABLES;
+use crate::model::label;
 use crate::model::name::Name;
 use crate::model::spec::{Kind, Process, Restart, RestartPolicy, Signal, Spec, Stop, User};
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub const WORKLOAD: Schema = Schema {
         "workdir",
         "user",
         "labels",
+        "hosts",
         "priority",
         "cpu",
         "memory",
@@ -51,7 +53,7 @@ pub const WORKLOAD: Schema = Schema {
         "rlimits",
         "oomScoreAdj",
     ],
-    later: &["hosts", "after", "timeout", "schedule", "retries", "strategy"],
+    later: &["after", "timeout", "schedule", "retries", "strategy"],
 };
 pub const RESTART: Schema = Schema { fields: &["policy", "initialDelay", "maxDelay", "resetAfter"], later: &[] };
 pub const STOP: Schema = Schema { fields: &["signal", "grace"], later: &[] };
@@ -81,6 +83,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
     let gpu = map.get("gpu", problems).and_then(|field| resources::gpu(&field, problems));
     let priority = map.get("priority", problems).and_then(|field| field.integer(-1000..=1000, problems)).unwrap_or(0);
     let labels = map.get("labels", problems).and_then(|field| field.texts(problems)).unwrap_or_default();
+    let hosts = hosts(&map, problems);
     let restart = restart(&map, kind, problems);
     let stop = stop(&map, problems);
     let probes = probes::probes(&map, problems);
@@ -99,6 +102,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
         gpu,
         priority,
         labels,
+        hosts,
         restart,
         stop,
         probes,
@@ -205,6 +209,19 @@ fn env(field: &Field<'_>, problems: &mut Problems) -> Option<BTreeMap<String, St
         }
     }
     Some(texts)
+}
+
+/// Labels of the hosts it is for.
+fn hosts(map: &Map<'_>, problems: &mut Problems) -> BTreeMap<String, String> {
+    let Some(field) = map.get("hosts", problems) else { return BTreeMap::new() };
+    let hosts = field.texts(problems).unwrap_or_default();
+    for (key, value) in &hosts {
+        if let Err(reason) = label::check(key, value) {
+            let help = "write labels as the controller was given them with --label, for example `hosts: {role: gpu}`";
+            problems.error(field.at(), format!("hosts {reason}"), help);
+        }
+    }
+    hosts
 }
 
 /// Variables that tell a workload its GPUs come from the grant; a manifest that sets them too would be overruled without a word.

@@ -10,8 +10,20 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     pub wanted: BTreeMap<Name, Wanted>,
-    /// Workloads to leave as they are recorded, and the path of the manifest that is in the way.
-    pub held: BTreeMap<Name, String>,
+    /// Workloads to leave as they are recorded, and the manifest that is in the way.
+    pub held: BTreeMap<Name, Held>,
+    /// Workloads whose manifest is for other hosts, and in which way; as good as deleted here.
+    pub elsewhere: BTreeMap<Name, String>,
+}
+
+/// A manifest that cannot be accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub path: String,
+    /// Of the content that is refused; none if it could not even be read.
+    pub revision: Option<String>,
+    /// What is wrong with it, `web.yaml:3:3: unknown field cpu.limt`.
+    pub finding: String,
 }
 
 /// One accepted manifest.

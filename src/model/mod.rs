@@ -10,6 +10,7 @@ pub mod desired;
 pub mod exit;
 pub mod gpu;
 pub mod isolation;
+pub mod label;
 pub mod machine;
 pub mod name;
 pub mod observed;

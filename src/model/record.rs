@@ -51,6 +51,17 @@ pub struct Origin {
     pub line: u64,
     /// The beginning of the SHA-256 of the file, in hex.
     pub revision: String,
+    /// The revision of the whole folder that this came with, where it has one: a git commit, or what a swapped link led to.
+    #[serde(default)]
+    pub folder: Option<String>,
+}
+
+impl Origin {
+    /// Whether both are the same lines of the same file, whichever revision of the folder they were met in.
+    pub fn is_same_text(&self, other: &Origin) -> bool {
+        let Origin { path, line, revision, folder: _ } = self;
+        (path, line, revision) == (&other.path, &other.line, &other.revision)
+    }
 }
 
 /// A stop that has begun; it is seen through even if the reason goes away.

@@ -25,6 +25,9 @@ pub struct Spec {
     /// Who is placed first, -1000..=1000, higher first.
     pub priority: i32,
     pub labels: BTreeMap<String, String>,
+    /// Only where the host has these labels; everywhere if there are none.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, String>,
     pub restart: Restart,
     pub stop: Stop,
     #[serde(default, skip_serializing_if = "Probes::is_empty")]

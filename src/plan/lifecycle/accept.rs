@@ -1,6 +1,6 @@
 //! Which record a pass works from, and what of an edit needs a new process.
 
-use crate::model::desired::Wanted;
+use crate::model::desired::{Desired, Held, Wanted};
 use crate::model::observed::Observed;
 use crate::model::record::Record;
 use crate::model::spec::Spec;
@@ -28,7 +28,10 @@ pub(super) fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Ob
         }
         record.spec = Arc::clone(spec);
     }
-    record.origin = origin.clone();
+    // The same text under a newer revision of the folder: the spec came with the older one, and an idle folder writes no record.
+    if !record.origin.is_same_text(origin) {
+        record.origin = origin.clone();
+    }
     Some((record, changed))
 }
 
@@ -59,15 +62,22 @@ pub(super) fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'sta
     fields
 }
 
-pub(super) fn accepted(record: &Record, wanted: Option<&Wanted>, held: Option<&String>, changed: bool) -> Finding {
-    let (status, reason, message) = match (wanted, held) {
-        (Some(_), _) if changed => (true, "Current", format!("generation {} accepted", record.generation)),
-        (Some(_), _) => (true, "Current", format!("{}:{} is what runs", record.origin.path, record.origin.line)),
-        (None, Some(path)) => {
-            let message = format!("{path} cannot be accepted; generation {} goes on as it was", record.generation);
-            (false, "Refused", message)
+pub(super) fn accepted(record: &Record, desired: &Desired, changed: bool) -> Finding {
+    let Record { spec, generation, origin, .. } = record;
+    let Desired { wanted, held, elsewhere } = desired;
+    let name = &spec.name;
+    let (status, reason, message) = match (wanted.get(name), held.get(name)) {
+        (Some(_), _) if changed => (true, "Current", format!("generation {generation} accepted")),
+        (Some(_), _) => (true, "Current", format!("{}:{} is what runs", origin.path, origin.line)),
+        (None, Some(Held { path, revision, finding })) => {
+            let refused = revision.as_ref().map(|revision| format!(" (revision {revision})")).unwrap_or_default();
+            let runs = format!("generation {generation} (revision {}) goes on as it was", origin.revision);
+            (false, "Refused", format!("{path} cannot be accepted{refused}: {finding}; {runs}"))
         }
-        (None, None) => (false, "Deleted", format!("{} is gone", record.origin.path)),
+        (None, None) => match elsewhere.get(name) {
+            Some(mismatch) => (false, "OtherHost", mismatch.clone()),
+            None => (false, "Deleted", format!("{} is gone", origin.path)),
+        },
     };
     Finding { kind: ConditionKind::Accepted, status, reason, message }
 }

@@ -77,7 +77,7 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Dec
         _ => Target::Run,
     };
     let mut case = Case { input, ledger, record, target, findings: Vec::new() };
-    case.findings.push(accepted(&case.record, wanted, held, changed));
+    case.findings.push(accepted(&case.record, input.desired, changed));
     match &seen.instance {
         Some(Instance { life: Life::Ended(exit), started, .. }) => case.ended(seen, exit, *started),
         Some(instance) => case.alive(instance),
@@ -141,7 +141,7 @@ impl Case<'_, '_> {
             None => self.untold(),
         };
         let reason = match self.target {
-            Target::Gone => Some(format!("{} was deleted", self.record.origin.path)),
+            Target::Gone => Some(self.gone()),
             Target::Suspended => Some("its manifest says suspend".to_owned()),
             Target::Run if !fields.is_empty() => Some(format!("a new {} needs a new process", fields.join(", "))),
             Target::Run => None,
@@ -163,6 +163,12 @@ impl Case<'_, '_> {
                 self.decision(Phase::Starting, Next::Keep, None)
             }
         }
+    }
+
+    /// Why it is not wanted here any more.
+    fn gone(&self) -> String {
+        let elsewhere = self.input.desired.elsewhere.get(&self.record.spec.name);
+        elsewhere.cloned().unwrap_or_else(|| format!("{} was deleted", self.record.origin.path))
     }
 
     /// What of a run that nothing tells of cannot be taken for what the record says: devices that nobody knows it by.

@@ -86,13 +86,13 @@ fn a_broken_manifest_changes_nothing_that_runs() {
     let mut world = World::new(4);
     world.file("web.yaml", "cpu: 2\ncommand: a").settle();
     world.file("web.yaml", "cpu: [2\ncommand: b");
-    insta::assert_snapshot!(world.pass(), @"  web Running Accepted=false Refused: web.yaml cannot be accepted; generation 1 goes on as it was; Ready=true Running: pid 100");
+    insta::assert_snapshot!(world.pass(), @"  web Running Accepted=false Refused: web.yaml cannot be accepted (revision 751e2f0a0c61): web.yaml:2:8: is not readable YAML: illegal placement of ':' indicator; generation 1 (revision 01a4fc9d48d6) goes on as it was; Ready=true Running: pid 100");
     // Not even when it ends: what was good runs again.
     world.exit_code("web", 1);
     world.settle();
-    insta::assert_snapshot!(world.after(2000).settle(), @"
+    insta::assert_snapshot!(world.after(2000).settle(), @r"
     web: start (its last run: exited with code 1; smallest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
-      web Starting Accepted=false Refused: web.yaml cannot be accepted; generation 1 goes on as it was; Ready=false Starting: being set up
+      web Starting Accepted=false Refused: web.yaml cannot be accepted (revision 751e2f0a0c61): web.yaml:2:8: is not readable YAML: illegal placement of ':' indicator; generation 1 (revision 01a4fc9d48d6) goes on as it was; Ready=false Starting: being set up
     ");
 }
 

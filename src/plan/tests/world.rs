@@ -5,6 +5,7 @@ use crate::model::cgroup::{Generation, Settings, Support};
 use crate::model::cpuset::CpuSet;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::gpu::{Gpu, GpuId, Vendor};
+use crate::model::label::HostLabels;
 use crate::model::machine::{Ceilings, Machine};
 use crate::model::name::Name;
 use crate::model::observed::{Group, Instance, Life, Observed};
@@ -88,7 +89,7 @@ impl World {
         let files =
             self.files.iter().map(|(path, text)| (path.clone(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone())).collect();
-        let (desired, _) = gather::gather(&files, &BTreeSet::new(), &owners);
+        let (desired, _) = gather::gather(&files, &BTreeSet::new(), &owners, &HostLabels::default());
         plan(&Input {
             desired: &desired,
             records: &self.records,
