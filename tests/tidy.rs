@@ -164,6 +164,16 @@ fn nothing_is_left_for_later_in_the_code() {
 }
 
 #[test]
+fn every_example_is_run_by_a_test() {
+    let scenarios: String = files("tests/scenarios").iter().map(|path| read(path)).collect();
+    let listing = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")).unwrap();
+    let examples: Vec<String> = listing.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(examples.len() > 1, "{examples:?}: does this test still look in the right place?");
+    let unused = |file: &&String| !scenarios.contains(&format!("in_repository(\"examples/{file}\")"));
+    assert_eq!(examples.iter().filter(unused).collect::<Vec<_>>(), Vec::<&String>::new(), "run it in tests/scenarios");
+}
+
+#[test]
 fn the_reference_lists_the_fields_that_are_read() {
     let page = read(Path::new("docs/MANIFEST.md"));
     let listed: BTreeSet<String> = page

@@ -13,6 +13,7 @@ mod foreground;
 mod idle;
 mod kernel;
 mod lifecycle;
+mod programs;
 mod recovery;
 mod resources;
 mod verbs;
