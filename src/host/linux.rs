@@ -8,19 +8,19 @@ use super::cgroup::{self, Backend};
 use super::confine::{self, Plan};
 use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact};
 use super::gpu::Simulated;
-use super::processes::{Processes, Reaped, Run, find_init};
+use super::life::{self, Witness};
+use super::processes::{Init, Processes, Reaped, Run, find_init};
 use super::seccomp::Compiler;
 use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
-use super::traces::{Trace, Traces, make_private};
+use super::traces::{Process, Trace, Traces, make_private};
 use super::{CpuTimes, Host, HostError, Shrink, Start, dev, topology};
 use crate::init;
 use crate::init::wire::{self, Step};
 use crate::model::cgroup::{Generation, Write};
 use crate::model::cpuset::CpuSet;
-use crate::model::exit::{Exit, Outcome};
 use crate::model::machine::{Ceilings, Machine};
 use crate::model::name::Name;
-use crate::model::observed::{Group, Instance, Life, Observed};
+use crate::model::observed::Observed;
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
@@ -121,12 +121,6 @@ impl Linux {
         }
     }
 
-    /// The steps a run was started with, to put a name to the one that failed.
-    fn steps_of(&self, record: &Record) -> Vec<Step<CString>> {
-        let (tasks, hidden) = (self.backend.tasks(&record.spec.name), self.hidden());
-        confine::steps(&self.confine(record, &BTreeMap::new(), &tasks, &hidden)).unwrap_or_default()
-    }
-
     /// The folders to keep out of sight, where they are now: behind a link that is swapped, that changes.
     fn hidden(&self) -> Vec<PathBuf> {
         self.options.hidden.iter().map(|folder| out_of_sight(folder)).collect()
@@ -175,67 +169,51 @@ impl Linux {
         Ok(writes.iter().filter(differs).map(not_held).collect())
     }
 
-    /// The life of the newest run, from its traces, its processes and its group.
-    fn life(&self, name: &Name, trace: &Trace, group: Option<&Group>) -> Result<Option<Life>, HostError> {
-        let run: Run = (name.clone(), trace.number);
-        let alive = match trace.started {
-            Some(started) if trace.boxed.boot_id == self.boot_id => self.processes.adopt(&run, started.init)?,
-            Some(_) => false,
-            None => self.processes.is_running(&run),
-        };
-        if alive {
-            let reported = trace.started.map(|started| started.command.pid);
-            // Init could not leave its report: the runtime directory is full.
-            let pid = match reported {
-                None => find_init(&self.backend.processes(name)?).and_then(|found| found.command),
-                reported => reported,
-            };
-            return Ok(Some(pid.map_or(Life::Starting, |pid| Life::Running { pid })));
-        }
-        // What init says last it says before it ends: now that it has, the trace read before may be short of that.
-        let again = if trace.end.is_none() { self.traces.newest(name)? } else { None };
-        let trace = again.as_ref().filter(|again| again.number == trace.number).unwrap_or(trace);
-        let oom_kills = self.backend.oom_kills(name);
-        let steps = trace.boxed.record.as_ref().map(|record| self.steps_of(record)).unwrap_or_default();
-        if let Some(exit) = trace.exit(&steps, oom_kills) {
-            return Ok(Some(Life::Ended(exit)));
-        }
-        let reaped = self.processes.reaped(&run);
-        if trace.started.is_none() && reaped.is_none() {
-            // An earlier controller was killed while init set up: it will be there in a moment, or nothing was started at all.
-            return Ok(group.filter(|group| group.populated).map(|_| Life::Starting));
-        }
-        let outcome = match reaped {
-            Some(Reaped::Killed(9)) if oom_kills > 0 => Outcome::OutOfMemory,
-            Some(Reaped::Killed(signal)) => Outcome::Killed { signal: Signal(signal) },
-            // Init left without a word: its runtime directory was full or gone.
-            Some(Reaped::Exited(code)) => Outcome::Exited { code },
-            None => Outcome::Lost,
-        };
-        Ok(Some(Life::Ended(Exit {
-            instance: trace.number,
-            outcome,
-            started: trace.started.map(|started| started.at),
-            at: self.now(),
-        })))
-    }
-
-    /// A run whose traces are lost, told by what is in its group: an init of ours, and the command that init started.
-    fn untraced(&self, name: &Name, group: Option<&Group>) -> Result<Option<Instance>, HostError> {
-        if !group.is_some_and(|group| group.populated) {
-            return Ok(None);
-        }
-        let Some(found) = find_init(&self.backend.processes(name)?) else { return Ok(None) };
-        let alive = self.processes.adopt(&(name.clone(), 0), found.init)?;
-        let life = found.command.map_or(Life::Starting, |pid| Life::Running { pid });
-        Ok(alive.then_some(Instance { number: 0, record: None, started: None, life }))
-    }
-
     /// Takes away what a failed start has made. The first error is the one to report, so these are not.
     fn undo(&self, name: &Name, instance: u64) {
         let _ = self.backend.kill(name);
         let _ = self.backend.remove(name);
         let _ = self.traces.abandon(name, instance);
+    }
+}
+
+impl Witness for Linux {
+    fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    fn newest(&self, name: &Name) -> Result<Option<Trace>, HostError> {
+        Ok(self.traces.newest(name)?)
+    }
+
+    fn adopt(&self, run: &Run, init: Process) -> Result<bool, HostError> {
+        Ok(self.processes.adopt(run, init)?)
+    }
+
+    fn is_running(&self, run: &Run) -> bool {
+        self.processes.is_running(run)
+    }
+
+    fn reaped(&self, run: &Run) -> Option<Reaped> {
+        self.processes.reaped(run)
+    }
+
+    fn init_in_group(&self, name: &Name) -> Result<Option<Init>, HostError> {
+        Ok(find_init(&self.backend.processes(name)?))
+    }
+
+    fn oom_kills(&self, name: &Name) -> u64 {
+        self.backend.oom_kills(name)
+    }
+
+    /// The steps a run was started with, to put a name to the one that failed.
+    fn steps(&self, record: &Record) -> Vec<Step<CString>> {
+        let (tasks, hidden) = (self.backend.tasks(&record.spec.name), self.hidden());
+        confine::steps(&self.confine(record, &BTreeMap::new(), &tasks, &hidden)).unwrap_or_default()
+    }
+
+    fn ended_at(&self) -> Timestamp {
+        self.now()
     }
 }
 
@@ -285,15 +263,7 @@ impl Host for Linux {
 
     fn observe(&self, name: &Name) -> Result<Observed, HostError> {
         let group = self.backend.read(name)?;
-        let instance = match self.traces.newest(name)? {
-            Some(trace) => self.life(name, &trace, group.as_ref())?.map(|life| Instance {
-                number: trace.number,
-                started: trace.started.map(|started| started.at),
-                record: trace.boxed.record,
-                life,
-            }),
-            None => self.untraced(name, group.as_ref())?,
-        };
+        let instance = life::instance(self, name, group.as_ref())?;
         Ok(Observed { instance, group })
     }
 

@@ -10,6 +10,7 @@ pub mod exec;
 mod facts;
 pub mod gpu;
 pub mod lease;
+pub mod life;
 pub mod linux;
 pub mod processes;
 pub mod seccomp;

@@ -104,8 +104,7 @@ impl Traces {
         let path = folder.join("box");
         let failed = |source| TraceError::Write { path: path.clone(), source };
         let aside = folder.join("box.tmp");
-        let mut bytes = format!("{boot_id}\n").into_bytes();
-        bytes.extend(codec::encode(record).map_err(|error| failed(error.into()))?);
+        let bytes = box_bytes(boot_id, record).map_err(|error| failed(error.into()))?;
         fs::write(&aside, bytes).map_err(failed)?;
         fs::rename(&aside, &path).map_err(failed)?;
         File::open(&folder).map_err(|source| TraceError::Read { path: folder, source })
@@ -128,10 +127,8 @@ impl Traces {
         while let Some(number) = numbers.pop() {
             let folder = self.of(name).join(number.to_string());
             let Some(bytes) = read(&folder.join("box"), BOX_BYTES_MAX)? else { continue };
-            let boxed = parse_box(&bytes);
-            let report = |file: &str| Ok(read(&folder.join(file), REPORT_BYTES_MAX)?.as_deref().and_then(parse_report));
-            let started = report("started")?.as_ref().and_then(parse_started);
-            return Ok(Some(Trace { number, boxed, started, end: report("exit")? }));
+            let report = |file: &str| read(&folder.join(file), REPORT_BYTES_MAX);
+            return Ok(Some(Trace::parse(number, &bytes, report("started")?.as_deref(), report("exit")?.as_deref())));
         }
         Ok(None)
     }
@@ -191,6 +188,13 @@ fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, TraceError> {
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TraceError::Read { path: path.to_owned(), source }),
     }
+}
+
+/// What goes into `box`.
+pub fn box_bytes(boot_id: &str, record: &Record) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = format!("{boot_id}\n").into_bytes();
+    bytes.extend(codec::encode(record)?);
+    Ok(bytes)
 }
 
 fn parse_box(bytes: &[u8]) -> Boxed {
@@ -253,6 +257,12 @@ pub fn report_in(folder: &Path, steps: &[Step<CString>], command: &str, workdir:
 }
 
 impl Trace {
+    /// The traces of run `number`: the contents of its three files.
+    pub fn parse(number: u64, boxed: &[u8], started: Option<&[u8]>, exit: Option<&[u8]>) -> Trace {
+        let started = started.and_then(parse_report).as_ref().and_then(parse_started);
+        Trace { number, boxed: parse_box(boxed), started, end: exit.and_then(parse_report) }
+    }
+
     /// The end init reported, if it did.
     pub fn exit(&self, steps: &[Step<CString>], oom_kills: u64) -> Option<Exit> {
         let report = self.end.as_ref()?;

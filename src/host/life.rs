@@ -1,0 +1,112 @@
+//! Where a run is in its life, from whatever is left of it: its traces, its processes, its group.
+//!
+//! Owns the reasoning, not the looking: a [`Witness`] answers the questions, one at a time, while the run goes on living. So the order of
+//! the questions matters, and each order is argued where it is.
+
+use super::HostError;
+use super::processes::{Init, Reaped, Run};
+use super::traces::{Process, Trace};
+use crate::init::wire::Step;
+use crate::model::exit::{Exit, Outcome};
+use crate::model::name::Name;
+use crate::model::observed::{Group, Instance, Life};
+use crate::model::record::Record;
+use crate::model::spec::Signal;
+use crate::model::time::Timestamp;
+use std::ffi::CString;
+
+/// What a host can say about runs.
+pub trait Witness {
+    fn boot_id(&self) -> &str;
+
+    /// The traces of the newest run.
+    fn newest(&self, name: &Name) -> Result<Option<Trace>, HostError>;
+
+    /// Watches an init unless it is watched already. False if it is not that process, or has ended.
+    fn adopt(&self, run: &Run, init: Process) -> Result<bool, HostError>;
+
+    /// Whether the run's init is watched and has not been seen to end.
+    fn is_running(&self, run: &Run) -> bool;
+
+    /// How a child of ours was seen to end.
+    fn reaped(&self, run: &Run) -> Option<Reaped>;
+
+    /// An init of ours among the processes of the group.
+    fn init_in_group(&self, name: &Name) -> Result<Option<Init>, HostError>;
+
+    /// Processes the kernel killed in the group for want of memory.
+    fn oom_kills(&self, name: &Name) -> u64;
+
+    /// The steps a run was started with.
+    fn steps(&self, record: &Record) -> Vec<Step<CString>>;
+
+    /// When something ended that does not say so itself: now.
+    fn ended_at(&self) -> Timestamp;
+}
+
+/// The newest run of a workload, none if nothing was ever started.
+pub fn instance(witness: &impl Witness, name: &Name, group: Option<&Group>) -> Result<Option<Instance>, HostError> {
+    let Some(trace) = witness.newest(name)? else { return untraced(witness, name, group) };
+    Ok(life(witness, name, &trace, group)?.map(|life| Instance {
+        number: trace.number,
+        started: trace.started.map(|started| started.at),
+        record: trace.boxed.record,
+        life,
+    }))
+}
+
+/// The life of a run that left traces.
+fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group>) -> Result<Option<Life>, HostError> {
+    let run: Run = (name.clone(), trace.number);
+    let alive = match trace.started {
+        Some(started) if trace.boxed.boot_id == witness.boot_id() => witness.adopt(&run, started.init)?,
+        Some(_) => false,
+        None => witness.is_running(&run),
+    };
+    if alive {
+        let reported = trace.started.map(|started| started.command.pid);
+        // Init could not leave its report: the runtime directory is full.
+        let pid = match reported {
+            None => witness.init_in_group(name)?.and_then(|found| found.command),
+            reported => reported,
+        };
+        return Ok(Some(pid.map_or(Life::Starting, |pid| Life::Running { pid })));
+    }
+    // What init says last it says before it ends: now that it has, the trace read before may be short of that.
+    let again = if trace.end.is_none() { witness.newest(name)? } else { None };
+    let trace = again.as_ref().filter(|again| again.number == trace.number).unwrap_or(trace);
+    let oom_kills = witness.oom_kills(name);
+    let steps = trace.boxed.record.as_ref().map(|record| witness.steps(record)).unwrap_or_default();
+    if let Some(exit) = trace.exit(&steps, oom_kills) {
+        return Ok(Some(Life::Ended(exit)));
+    }
+    let reaped = witness.reaped(&run);
+    if trace.started.is_none() && reaped.is_none() {
+        // An earlier controller was killed while init set up: it will be there in a moment, or nothing was started at all.
+        return Ok(group.filter(|group| group.populated).map(|_| Life::Starting));
+    }
+    let outcome = match reaped {
+        Some(Reaped::Killed(9)) if oom_kills > 0 => Outcome::OutOfMemory,
+        Some(Reaped::Killed(signal)) => Outcome::Killed { signal: Signal(signal) },
+        // Init left without a word: its runtime directory was full or gone.
+        Some(Reaped::Exited(code)) => Outcome::Exited { code },
+        None => Outcome::Lost,
+    };
+    Ok(Some(Life::Ended(Exit {
+        instance: trace.number,
+        outcome,
+        started: trace.started.map(|started| started.at),
+        at: witness.ended_at(),
+    })))
+}
+
+/// A run whose traces are lost, told by what is in its group: an init of ours, and the command that init started.
+fn untraced(witness: &impl Witness, name: &Name, group: Option<&Group>) -> Result<Option<Instance>, HostError> {
+    if !group.is_some_and(|group| group.populated) {
+        return Ok(None);
+    }
+    let Some(found) = witness.init_in_group(name)? else { return Ok(None) };
+    let alive = witness.adopt(&(name.clone(), 0), found.init)?;
+    let life = found.command.map_or(Life::Starting, |pid| Life::Running { pid });
+    Ok(alive.then_some(Instance { number: 0, record: None, started: None, life }))
+}
