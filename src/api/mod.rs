@@ -9,10 +9,12 @@
 //! | `GET /v1/workloads` | a list of [`Status`] |
 //! | `GET /v1/workloads/NAME` | a [`Status`], 404 if there is none |
 //! | `GET /v1/workloads/NAME/logs?tail=N&sinceMs=T&previous=true&follow=true` | the log's lines as they are on disk, oldest first |
+//! | `GET /v1/events?name=NAME&after=N&follow=true` | [`Event`](crate::model::event::Event)s behind sequence number N, a line of JSON each, oldest first |
 //! | `GET /v1/plan` | a [`Preview`] of the next pass |
 //! | `POST /v1/plan` | a [`Preview`] for the [`Files`] in the body |
 //! | `GET /v1/wait?for=ready&name=NAME&timeoutMs=N` | a [`Waited`], when it is so or the time is up |
 
+pub mod events;
 pub mod logs;
 pub mod socket;
 
@@ -122,6 +124,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/workloads", get(workloads))
         .route("/v1/workloads/{name}", get(workload))
         .route("/v1/workloads/{name}/logs", get(log))
+        .route("/v1/events", get(events::events))
         .route("/v1/plan", get(plan).post(plan_for))
         .route("/v1/wait", get(wait))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -133,12 +136,13 @@ async fn health(State(api): State<Api>) -> Json<Health> {
 }
 
 async fn workloads(State(api): State<Api>) -> Json<Vec<Status>> {
-    Json(api.snapshot().statuses.values().map(|status| status.as_ref().clone()).collect())
+    let snapshot = api.snapshot();
+    Json(snapshot.statuses.values().map(|status| snapshot.with_usage(status)).collect())
 }
 
 async fn workload(State(api): State<Api>, Path(name): Path<String>) -> Response {
     match api.find(&name) {
-        Ok(status) => Json(status.as_ref().clone()).into_response(),
+        Ok(status) => Json(api.snapshot().with_usage(&status)).into_response(),
         Err(failure) => (StatusCode::NOT_FOUND, Json(failure)).into_response(),
     }
 }

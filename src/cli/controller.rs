@@ -9,7 +9,7 @@ use crate::host::chain;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
 use crate::model::label::{HostLabels, Label};
-use crate::store::{Found, Store};
+use crate::store::Store;
 use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
@@ -42,8 +42,8 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let folder = open_folder(&manifests, &args.trust_owner)?;
     fs::create_dir_all(&runtime_dir).with_context(|| format!("cannot make {}", runtime_dir.display()))?;
     let _lock = lock(&runtime_dir)?;
-    let (store, Found { records, losses }) = Store::open(&state).map_err(told)?;
-    for loss in losses {
+    let (store, mut found) = Store::open(&state).map_err(told)?;
+    for loss in found.losses.drain(..) {
         tracing::error!(loss, "the database");
     }
     let logs = state.join("logs");
@@ -63,7 +63,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let threads = Threads::default();
     let parts =
         Parts { host: Arc::new(host), store, source: Box::new(folder), changes, spawn: Box::new(threads.spawner()) };
-    let mut controller = Controller::new(parts, records, options).map_err(told)?;
+    let mut controller = Controller::new(parts, found, options).map_err(told)?;
     let path = args.socket.clone().unwrap_or_else(|| runtime_dir.join(SOCKET));
     runtime.block_on(async {
         controller.watch(&manifests);

@@ -6,8 +6,10 @@ use super::{DescribeArgs, client};
 use crate::model::status::Status;
 use crate::model::time::Timestamp;
 use crate::model::units::Bytes;
+use crate::model::usage::Usage;
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub fn run(args: &DescribeArgs) -> anyhow::Result<ExitCode> {
     let path = format!("/v1/workloads/{}", client::encode(&args.name));
@@ -47,6 +49,12 @@ fn render(status: &Status, now: Timestamp) -> String {
     line("Memory:", status.memory.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default());
     line("GPUs:", status.gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     line("Cgroup:", status.cgroup.clone());
+    if let Some(usage) = &status.usage {
+        text.push_str("Used, as of the last resync:\n");
+        for (what, value) in used(usage) {
+            let _ = writeln!(text, "  {what:<28}{value}");
+        }
+    }
     if !status.limits.is_empty() {
         text.push_str("Limits in the kernel:\n");
         for (file, value) in &status.limits {
@@ -65,4 +73,25 @@ fn render(status: &Status, now: Timestamp) -> String {
         );
     }
     text
+}
+
+/// What the kernel has counted, in words and units; what it does not count here is left out.
+fn used(usage: &Usage) -> Vec<(&'static str, String)> {
+    let seconds = |us: u64| format!("{:.1} s", Duration::from_micros(us).as_secs_f64());
+    let optional = [
+        ("CPU time", usage.cpu_us.map(seconds)),
+        ("memory", usage.memory_bytes.map(|bytes| format!("{} MiB", bytes >> 20))),
+        ("processes and threads", usage.pids.map(|pids| pids.to_string())),
+        ("waited for a CPU", usage.cpu_stalled_us.map(seconds)),
+        ("waited for memory", usage.memory_stalled_us.map(seconds)),
+        ("waited for a disk", usage.io_stalled_us.map(seconds)),
+    ];
+    let mut rows: Vec<_> = optional.into_iter().filter_map(|(what, value)| Some((what, value?))).collect();
+    let Usage { periods, throttled_periods, throttled_us, oom_kills, pids_refused, .. } = *usage;
+    if periods > 0 {
+        rows.push(("throttled", format!("in {throttled_periods} of {periods} periods, {}", seconds(throttled_us))));
+    }
+    rows.push(("killed for want of memory", oom_kills.to_string()));
+    rows.push(("forks refused", pids_refused.to_string()));
+    rows
 }

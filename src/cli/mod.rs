@@ -7,6 +7,7 @@
 mod client;
 mod controller;
 mod describe;
+mod events;
 mod exec;
 mod logs;
 mod output;
@@ -58,6 +59,8 @@ enum Verb {
     Ps(PsArgs),
     /// Show everything about one workload
     Describe(DescribeArgs),
+    /// Print what has happened, oldest first
+    Events(EventsArgs),
     /// Print a workload's output
     Logs(LogsArgs),
     /// Run a command in the box of a workload; exits with its code
@@ -162,6 +165,26 @@ struct DescribeArgs {
 }
 
 #[derive(Debug, Args)]
+struct EventsArgs {
+    /// Only of this workload
+    name: Option<String>,
+    /// Go on printing what comes
+    #[arg(short, long)]
+    follow: bool,
+    /// How to print it; json is one event a line
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: EventFormat,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EventFormat {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Args)]
 struct LogsArgs {
     name: String,
     /// Go on printing what comes
@@ -263,6 +286,7 @@ pub fn main() -> ExitCode {
         Verb::Plan(args) => (plan::run(&args), 1),
         Verb::Ps(args) => (ps::run(&args), 1),
         Verb::Describe(args) => (describe::run(&args), 1),
+        Verb::Events(args) => (events::run(&args), 1),
         Verb::Logs(args) => (logs::run(&args), 1),
         Verb::Exec(args) => (exec::run(&args), run::NOT_RUN),
         Verb::Wait(args) => (wait::run(&args), 1),

@@ -40,6 +40,7 @@ pub fn act(host: &dyn Host, store: &Store, work: &Work, seen: &Observed) -> Resu
             host.start(&Start { record, writes, env })?;
         }
         Act::Resize { writes, shrink } => host.resize(name, writes, *shrink)?,
+        Act::Restore { writes, shrink } => host.restore(name, writes, *shrink)?,
         Act::Stop { signal } => {
             let instance = seen.instance.as_ref().map_or(0, |instance| instance.number);
             host.stop(name, instance, *signal)?;

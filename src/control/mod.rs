@@ -11,32 +11,36 @@
 //! writes nothing; everything that waits is bounded: at most one task a workload, one scan and one sweep.
 
 pub mod act;
+mod drift;
 pub mod folder;
+pub mod journal;
 mod news;
 mod outcome;
 pub mod report;
 mod run;
 mod source;
 pub mod state;
+mod sweep;
 pub mod trust;
 pub mod watch;
 
-use crate::host::{CpuTimes, Host, HostError, chain};
+use crate::host::{Host, HostError, chain};
 use crate::manifest::Parsed;
 use crate::model::label::HostLabels;
-use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
 use crate::model::time::Timestamp;
 use crate::plan::{Act, Plan, Work};
-use crate::store::Store;
+use crate::store::{Found, Store};
 use act::{ActError, act};
 use folder::{FolderError, Scan};
+use journal::Journal;
 use report::{Preview, Snapshot};
 use state::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use sweep::Swept;
 use tokio::sync::{Notify, oneshot, watch as cell};
 use watch::Watch;
 
@@ -130,11 +134,8 @@ pub enum Done {
         folder: Box<dyn Source>,
         result: Result<Scan, FolderError>,
     },
-    Swept {
-        sightings: Vec<(Name, u64, Result<Observed, HostError>)>,
-        machine: Result<Machine, HostError>,
-        times: Result<CpuTimes, HostError>,
-    },
+    Swept(Swept),
+    Saved,
     /// A bug of ours: the job ended in a panic, whose message is on standard error.
     Panicked(Job),
 }
@@ -145,6 +146,7 @@ pub enum Job {
     Workload(Name),
     Scan,
     Sweep,
+    Save,
 }
 
 /// What a controller works with.
@@ -172,6 +174,11 @@ pub struct Controller {
     watch: Option<Watch>,
     folder_woken: Arc<Notify>,
     snapshot: cell::Sender<Arc<Snapshot>>,
+    journal: Arc<Journal>,
+    /// Events the database has not been given yet.
+    unsaved: journal::Changes,
+    /// Whether it is being given some.
+    saving: bool,
     scan_at: Option<Instant>,
     sweeping: bool,
     /// Asked to look at the folder; `waiting` by the scan that is to come, `scanned` by one that is under way.
@@ -184,18 +191,14 @@ pub struct Controller {
 
 impl Controller {
     /// Sets everything up. Looks at every workload there is a trace of before anything is decided.
-    pub fn new(
-        parts: Parts,
-        records: BTreeMap<Name, crate::model::record::Record>,
-        options: Options,
-    ) -> Result<Controller, HostError> {
+    pub fn new(parts: Parts, found: Found, options: Options) -> Result<Controller, HostError> {
         let Parts { host, store, source, changes, spawn } = parts;
         let machine = host.survey()?;
         let mut state =
-            State::new(machine, records, options.labels.clone(), options.job_threshold_percent, options.entropy);
+            State::new(machine, found.records, options.labels.clone(), options.job_threshold_percent, options.entropy);
         for name in host.names()? {
             match host.observe(&name) {
-                Ok(seen) => state.see_if_untouched(&name, 0, seen),
+                Ok(seen) => state.see_swept(&name, seen, BTreeSet::new()),
                 // The others are none the worse for it; it is looked at again with the next resync.
                 Err(error) => {
                     tracing::error!(workload = %name, error = %chain(&error), "cannot look at it; it is left alone until that works");
@@ -220,6 +223,9 @@ impl Controller {
             watch: None,
             folder_woken: Arc::new(Notify::new()),
             snapshot: cell::Sender::new(Arc::new(Snapshot::default())),
+            journal: Arc::new(Journal::new(found.events)),
+            unsaved: journal::Changes::default(),
+            saving: false,
             scan_at,
             sweeping: false,
             waiting: Vec::new(),
@@ -274,6 +280,7 @@ impl Controller {
             self.begin(Box::new(work));
         }
         self.publish(&plan, now);
+        self.save_events();
         for done in self.answerable.drain(..) {
             // Whoever asked may have gone.
             let _ = done.send(());
@@ -296,7 +303,8 @@ impl Controller {
         let host = Arc::clone(&self.host);
         let snapshot = self.state.snapshot(plan, &before, now, |name| host.cgroup_path(name));
         if snapshot != *before {
-            news::tell(&before, &snapshot);
+            news::log(&before, &snapshot);
+            self.note(news::between(&before, &snapshot));
             self.snapshot.send_replace(Arc::new(snapshot));
         }
     }
@@ -338,22 +346,6 @@ impl Controller {
         }
     }
 
-    /// Looks at everything on a thread, one after the other, without holding anybody up.
-    fn sweep(&mut self) {
-        if std::mem::replace(&mut self.sweeping, true) {
-            return;
-        }
-        let mut names: BTreeSet<Name> = self.state.records.keys().chain(self.state.observed.keys()).cloned().collect();
-        let host = Arc::clone(&self.host);
-        let known: BTreeMap<Name, u64> = names.iter().map(|name| (name.clone(), self.state.epoch(name))).collect();
-        self.on_thread(Job::Sweep, move || {
-            names.extend(host.names().unwrap_or_default());
-            let look = |name: Name| (name.clone(), known.get(&name).copied().unwrap_or(0), host.observe(&name));
-            let sightings = names.into_iter().map(look).collect();
-            Done::Swept { sightings, machine: host.survey(), times: host.cpu_times() }
-        });
-    }
-
     /// Has a job done away from the loop.
     fn on_thread(&self, job: Job, run: impl FnOnce() -> Done + Send + 'static) {
         (self.spawn)(Task { job, run: Box::new(run) });
@@ -369,6 +361,7 @@ fn step_name(act: &Act) -> &'static str {
         Act::Remember => "remember",
         Act::Start { .. } => "start",
         Act::Resize { .. } => "resize",
+        Act::Restore { .. } => "restore",
         Act::Stop { .. } => "stop",
         Act::Kill => "kill",
         Act::Clear => "clear",

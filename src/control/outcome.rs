@@ -2,11 +2,11 @@
 
 use super::act::ActError;
 use super::{Command, Controller, Done, Job, report, step_name};
-use crate::host::{CpuTimes, HostError, chain};
-use crate::model::machine::Machine;
+use crate::host::{HostError, chain};
 use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::plan::{Act, Work};
+use std::collections::BTreeSet;
 
 /// After as many tries, a second or two, what should have been a moment is told as the failure it is.
 const MOMENTS_MAX: u32 = 6;
@@ -18,14 +18,19 @@ impl Controller {
                 self.conclude(&work, result);
                 self.see(&work.name, seen);
             }
-            Done::Seen { name, seen } => self.see(&name, seen),
+            Done::Seen { name, seen } => {
+                let drift = seen.as_ref().map(|seen| self.state.drift(&name, seen, &BTreeSet::new()));
+                self.tell(drift.unwrap_or_default());
+                self.see(&name, seen);
+            }
+            Done::Saved => self.saving = false,
             Done::Scanned { folder, result } => {
                 self.folder = Some(folder);
                 self.take_scan(result);
                 self.answerable.append(&mut self.scanned);
             }
             Done::Panicked(job) => self.survive(&job),
-            Done::Swept { sightings, machine, times } => self.take_sweep(sightings, machine, times.ok()),
+            Done::Swept(swept) => self.take_sweep(swept),
         }
     }
 
@@ -43,6 +48,7 @@ impl Controller {
                 self.answerable.append(&mut self.scanned);
             }
             Job::Sweep => self.sweeping = false,
+            Job::Save => self.saving = false,
         }
     }
 
@@ -76,30 +82,6 @@ impl Controller {
         if self.look_again.remove(name) {
             self.look(name);
         }
-    }
-
-    fn take_sweep(
-        &mut self,
-        sightings: Vec<(Name, u64, Result<Observed, HostError>)>,
-        machine: Result<Machine, HostError>,
-        times: Option<CpuTimes>,
-    ) {
-        self.sweeping = false;
-        for (name, epoch, seen) in sightings {
-            match seen {
-                Ok(seen) => self.state.see_if_untouched(&name, epoch, seen),
-                Err(error) => tracing::error!(workload = %name, error = %chain(&error), "cannot look at it"),
-            }
-        }
-        match machine {
-            Ok(machine) => self.state.machine = machine,
-            Err(error) => tracing::error!(error = %chain(&error), "cannot look at the machine"),
-        }
-        if let Some(times) = times {
-            self.state.measure(times);
-        }
-        // Who owns a manifest depends on what runs.
-        self.state.gather();
     }
 
     pub(super) fn obey(&mut self, command: Command) {

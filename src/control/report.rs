@@ -8,6 +8,7 @@ use crate::model::spec::Spec;
 use crate::model::status::{Condition, ConditionKind, LastExit, Phase, Status};
 use crate::model::time::Timestamp;
 use crate::model::units::Limit;
+use crate::model::usage::Usage;
 use crate::plan::{Input, Plan, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub folder_error: Option<String>,
     /// What keeps the host from being as its manifests say, in sentences; empty when it is.
     pub unsettled: Vec<String>,
+    /// What each workload has used, as of the last resync.
+    pub usage: BTreeMap<Name, Usage>,
 }
 
 /// Where the controller stands; `GET /v1/health`.
@@ -36,6 +39,11 @@ pub struct Health {
 }
 
 impl Snapshot {
+    /// A status with what the workload has used.
+    pub fn with_usage(&self, status: &Status) -> Status {
+        Status { usage: self.usage.get(&status.name).copied(), ..status.clone() }
+    }
+
     pub fn health(&self) -> Health {
         let running = self.statuses.values().filter(|status| status.phase == Phase::Running).count();
         Health {
@@ -96,6 +104,7 @@ pub fn status(
         command: spec.process.command.clone(),
         labels: spec.labels.clone(),
         limits: settings,
+        usage: None,
     })
 }
 
@@ -175,7 +184,7 @@ pub struct Preview {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreviewStep {
     pub workload: Name,
-    /// start, resize, stop, kill, clear, forget or remember; wait for one that has to.
+    /// start, resize, restore, stop, kill, clear, forget or remember; wait for one that has to.
     pub step: String,
     pub reason: String,
     /// What is written, `cpu.max = 200000 100000`.
@@ -191,6 +200,7 @@ pub fn preview(plan: &Plan, diagnostics: Vec<Diagnostic>) -> Preview {
             Act::Remember => continue,
             Act::Start { writes, .. } => ("start", writes.as_slice()),
             Act::Resize { writes, .. } => ("resize", writes.as_slice()),
+            Act::Restore { writes, .. } => ("restore", writes.as_slice()),
             Act::Stop { .. } => ("stop", &[][..]),
             Act::Kill => ("kill", &[][..]),
             Act::Clear => ("clear", &[][..]),

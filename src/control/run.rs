@@ -1,5 +1,6 @@
 //! Driving the loop on a tokio runtime: channels, timers, and blocking work on threads.
 
+use super::journal::Journal;
 use super::{Command, Controller, Done, Input, Snapshot, Task};
 use crate::host::chain;
 use std::future::Future;
@@ -21,6 +22,7 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// The handles others hold on the loop.
 #[derive(Clone, Debug)]
 pub struct Handle {
+    pub journal: Arc<Journal>,
     pub commands: mpsc::Sender<Command>,
     pub snapshots: cell::Receiver<Arc<Snapshot>>,
 }
@@ -60,7 +62,7 @@ impl Controller {
     /// The handle for others, and what they will ask through it.
     pub fn handle(&self) -> (mpsc::Receiver<Command>, Handle) {
         let (commands, asked) = mpsc::channel(COMMANDS_MAX);
-        (asked, Handle { commands, snapshots: self.snapshots() })
+        (asked, Handle { journal: Arc::clone(&self.journal), commands, snapshots: self.snapshots() })
     }
 
     /// Runs until `shutdown` completes, then lets what is under way finish. Workloads go on.

@@ -2,6 +2,7 @@
 //!
 //! Owns the bookkeeping between passes, no I/O and no decision.
 
+use super::drift;
 use super::folder::Scan;
 use super::report::{self, Snapshot};
 use crate::host::CpuTimes;
@@ -9,13 +10,16 @@ use crate::manifest::Parsed;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::gather::gather;
 use crate::model::desired::{Desired, Held};
+use crate::model::event::News;
 use crate::model::label::HostLabels;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
-use crate::model::observed::Observed;
+use crate::model::observed::{Life, Observed};
 use crate::model::record::Record;
 use crate::model::spec::Kind;
 use crate::model::time::Timestamp;
+use crate::model::usage::Usage;
+use crate::plan::strain::Strains;
 use crate::plan::{Input, Plan, Setback, Verdict, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -35,6 +39,10 @@ pub struct State {
     /// Workloads somebody is acting on or looking at.
     pub in_flight: BTreeSet<Name>,
     pub setbacks: BTreeMap<Name, Setback>,
+    /// Processes outside their workload's cgroup, as of the last sweep.
+    strays: BTreeMap<Name, BTreeSet<u32>>,
+    pub strains: Strains,
+    pub usage: BTreeMap<Name, Usage>,
     /// Workloads that could not be looked at yet: nothing is done about them.
     blind: BTreeSet<Name>,
     /// Counts what has been done to and seen of each workload: tells a sighting from before it, and a status that is still good.
@@ -67,6 +75,9 @@ impl State {
             observed: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             setbacks: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            strains: Strains::default(),
+            usage: BTreeMap::new(),
             blind: BTreeSet::new(),
             epochs: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -154,6 +165,7 @@ impl State {
             busy: &self.in_flight,
             blind: &self.blind,
             setbacks: &self.setbacks,
+            strays: &self.strays,
             machine: &self.machine,
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: self.job_threshold_percent,
@@ -176,6 +188,7 @@ impl State {
             diagnostics: self.diagnostics.clone(),
             folder_error: self.folder_error.clone(),
             unsettled: Vec::new(),
+            usage: self.usage.clone(),
         };
         let mut told = BTreeMap::new();
         for (name, verdict) in &plan.verdicts {
@@ -236,6 +249,8 @@ impl State {
     /// Takes in what was seen after a step or a look.
     pub fn end(&mut self, name: &Name, seen: Option<Observed>) {
         self.in_flight.remove(name);
+        // Whatever was done about them, the next sweep tells.
+        self.strays.remove(name);
         self.count(name);
         if let Some(seen) = seen {
             self.see(name, seen);
@@ -249,11 +264,31 @@ impl State {
         }
     }
 
-    /// Takes in a sighting that began when the workload's epoch was `epoch`; one that something was done since is void.
-    pub fn see_if_untouched(&mut self, name: &Name, epoch: u64, seen: Observed) {
-        if self.epoch(name) == epoch && !self.in_flight.contains(name) {
-            self.see(name, seen);
+    /// Whether nothing has been done to or seen of a workload since its epoch was `epoch`. A sighting that began then is void otherwise.
+    pub fn is_untouched(&self, name: &Name, epoch: u64) -> bool {
+        self.epoch(name) == epoch && !self.in_flight.contains(name)
+    }
+
+    /// Takes in what a sweep saw, which looked for strays as well.
+    pub fn see_swept(&mut self, name: &Name, seen: Observed, strays: BTreeSet<u32>) {
+        self.see(name, seen);
+        if strays.is_empty() {
+            self.strays.remove(name);
+        } else {
+            self.strays.insert(name.clone(), strays);
         }
+    }
+
+    /// What somebody else has done to a running workload since it was last seen.
+    pub fn drift(&self, name: &Name, seen: &Observed, strays: &BTreeSet<u32>) -> Vec<News> {
+        let before = self.observed.get(name).filter(|before| stage(before) == stage(seen));
+        before.map(|before| drift::news(name, before, seen, strays)).unwrap_or_default()
+    }
+
+    pub fn forget_usage_of_the_gone(&mut self) {
+        let names: BTreeSet<Name> = self.observed.keys().cloned().collect();
+        self.usage.retain(|name, _| names.contains(name));
+        self.strains.keep_only(&names);
     }
 
     fn see(&mut self, name: &Name, mut seen: Observed) {
@@ -300,9 +335,11 @@ fn unread(path: String) -> Held {
 
 /// Whether a run has begun, ended or gone, or its group has become empty.
 fn has_turned(before: &Observed, now: &Observed) -> bool {
-    let stage = |seen: &Observed| {
-        let life = seen.instance.as_ref().map(|instance| (instance.number, mem::discriminant(&instance.life)));
-        (life, seen.group.as_ref().map(|group| group.populated))
-    };
-    stage(before) != stage(now)
+    let populated = |seen: &Observed| seen.group.as_ref().map(|group| group.populated);
+    stage(before) != stage(now) || populated(before) != populated(now)
+}
+
+/// How far which run is.
+fn stage(seen: &Observed) -> Option<(u64, mem::Discriminant<Life>)> {
+    seen.instance.as_ref().map(|instance| (instance.number, mem::discriminant(&instance.life)))
 }

@@ -12,6 +12,7 @@ use super::life::{self, Witness};
 use super::processes::{Init, Processes, Reaped, Run, find_init};
 use super::seccomp::Compiler;
 use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
+use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
 use super::{CpuTimes, Host, HostError, Shrink, Start, dev, topology};
 use crate::init;
@@ -25,6 +26,7 @@ use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
 use crate::model::units::Bytes;
+use crate::model::usage::Usage;
 use nix::fcntl::Flock;
 use procfs::{Current, CurrentSI};
 use std::collections::{BTreeMap, BTreeSet};
@@ -298,6 +300,26 @@ impl Host for Linux {
         }
         failed.extend(self.check(name, &written)?);
         HostError::all(failed)
+    }
+
+    fn restore(&self, name: &Name, writes: &[Write], shrink: Shrink) -> Result<(), HostError> {
+        self.backend.restore(name)?;
+        // Limits first: on v1 nobody can enter a group whose cpuset is empty (cpuset(7)).
+        let resized = self.resize(name, writes, shrink);
+        // Looked for anew: a number seen a moment ago may be somebody else's by now.
+        let mut failed: Vec<HostError> = resized.err().into_iter().collect();
+        for pid in self.strays().remove(name).unwrap_or_default() {
+            failed.extend(self.backend.attach(name, pid).err().map(HostError::from));
+        }
+        HostError::all(failed)
+    }
+
+    fn strays(&self) -> BTreeMap<Name, BTreeSet<u32>> {
+        strays::find(&self.processes.inits(), |memberships| self.backend.home(memberships))
+    }
+
+    fn usage(&self, name: &Name) -> Usage {
+        self.backend.usage(name)
     }
 
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError> {

@@ -15,6 +15,7 @@ pub mod linux;
 pub mod processes;
 pub mod seccomp;
 pub mod spawn;
+mod strays;
 pub mod topology;
 pub mod traces;
 
@@ -25,6 +26,7 @@ use crate::model::observed::Observed;
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
+use crate::model::usage::Usage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -79,6 +81,16 @@ pub trait Host: Send + Sync {
 
     /// Writes control files, and reads them back.
     fn resize(&self, name: &Name, writes: &[Write], shrink: Shrink) -> Result<(), HostError>;
+
+    /// Puts back what somebody has taken from running workloads: makes missing cgroups again, thaws them, writes limits, and moves the
+    /// workload's processes back in.
+    fn restore(&self, name: &Name, writes: &[Write], shrink: Shrink) -> Result<(), HostError>;
+
+    /// Processes of running workloads that are outside their cgroups.
+    fn strays(&self) -> BTreeMap<Name, BTreeSet<u32>>;
+
+    /// What a workload has used and run into.
+    fn usage(&self, name: &Name) -> Usage;
 
     /// Sends a signal to the command of a run.
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError>;

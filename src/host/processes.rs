@@ -118,6 +118,13 @@ impl Processes {
         self.shared.state().inits.contains_key(run)
     }
 
+    /// The PID 1 of everything that runs, by the host's number.
+    pub fn inits(&self) -> Vec<(Name, u32)> {
+        let state = self.shared.state();
+        let init = |(run, token): (&Run, &u64)| Some((run.0.clone(), state.watched.get(token)?.init?));
+        state.inits.iter().filter_map(init).collect()
+    }
+
     pub fn reaped(&self, run: &Run) -> Option<Reaped> {
         self.shared.state().reaped.get(run).copied()
     }

@@ -42,4 +42,6 @@ pub struct Group {
     pub settings: Settings,
     /// Whether any process is in it.
     pub populated: bool,
+    /// Whether somebody has frozen it. Nothing of ours does.
+    pub frozen: bool,
 }

@@ -4,6 +4,7 @@ use super::cpuset::CpuSet;
 use super::gpu::GpuLease;
 use super::name::Name;
 use super::time::Timestamp;
+use super::usage::Usage;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -115,6 +116,21 @@ pub struct Status {
     pub labels: BTreeMap<String, String>,
     /// Control files of its cgroup as last read from the kernel.
     pub limits: BTreeMap<String, String>,
+    /// What it has used, as of the last resync; none while nothing runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+impl ConditionKind {
+    /// What a workload is called when this is not as it should be.
+    pub fn when_wrong(self) -> &'static str {
+        match self {
+            ConditionKind::Accepted => "NotAccepted",
+            ConditionKind::Placed => "NotPlaced",
+            ConditionKind::Ready => "NotReady",
+            ConditionKind::Degraded => "Degraded",
+        }
+    }
 }
 
 impl Status {

@@ -10,6 +10,7 @@ use crate::model::cpuset::CpuSet;
 use crate::model::machine::Machine;
 use crate::model::spec::{Cpu, CpuClass, Memory, Resources};
 use crate::model::units::{Bytes, Limit, MilliCpu};
+use std::collections::BTreeMap;
 
 /// The period of CPU quotas, the kernel's default. A shorter one costs more timer interrupts, a longer one throttles in longer gaps.
 pub const CPU_PERIOD_US: u64 = 100_000;
@@ -172,8 +173,15 @@ fn fresh(generation: Generation, file: &str) -> Option<&'static str> {
 
 /// The writes that make a new group hold `wanted`.
 pub fn first_writes(wanted: &Settings, generation: Generation) -> Vec<Write> {
+    writes_into_new(&Settings::default(), wanted, generation)
+}
+
+/// The same where a part of the group is there and holds `held`; files that are missing there are those of a new one.
+pub fn writes_into_new(held: &Settings, wanted: &Settings, generation: Generation) -> Vec<Write> {
     let known = |file: &String| fresh(generation, file).map(|value| (file.clone(), value.to_owned()));
-    writes(&Settings(wanted.0.keys().filter_map(known).collect()), wanted)
+    let mut before: BTreeMap<String, String> = wanted.0.keys().filter_map(known).collect();
+    before.extend(held.0.clone());
+    writes(&Settings(before), wanted)
 }
 
 /// The writes that turn `held` into `wanted`, in an order the kernel accepts at every step.

@@ -19,6 +19,8 @@ pub mod backoff;
 mod ceilings;
 pub mod kernel;
 mod lifecycle;
+mod mend;
+pub mod strain;
 
 pub use lifecycle::environment;
 
@@ -48,6 +50,8 @@ pub struct Input<'a> {
     pub blind: &'a BTreeSet<Name>,
     /// Workloads whose last step failed.
     pub setbacks: &'a BTreeMap<Name, Setback>,
+    /// Processes of running workloads that are outside their cgroups.
+    pub strays: &'a BTreeMap<Name, BTreeSet<u32>>,
     pub machine: &'a Machine,
     /// Host CPU utilisation in percent, where it has been measured.
     pub utilisation_percent: Option<u8>,
@@ -94,6 +98,8 @@ pub enum Act {
     Start { writes: Vec<Write>, env: BTreeMap<String, String> },
     /// Write limits to the running workload's cgroup.
     Resize { writes: Vec<Write>, shrink: Shrink },
+    /// Make the running workload's cgroup again where it is gone, thaw it, write limits, move its processes back in.
+    Restore { writes: Vec<Write>, shrink: Shrink },
     /// Ask the command to end.
     Stop { signal: Signal },
     /// End every process of the cgroup.

@@ -7,7 +7,10 @@
 //!
 //! Idle it does nothing: sled's own timer is off.
 
+mod events;
+
 use crate::model::codec;
+use crate::model::event::Event;
 use crate::model::name::Name;
 use crate::model::record::Record;
 use std::collections::BTreeMap;
@@ -49,6 +52,8 @@ pub enum StoreError {
     Read(#[source] io::Error),
     #[error("cannot flush records")]
     Flush(#[source] io::Error),
+    #[error("cannot keep events")]
+    Events(#[source] io::Error),
     #[error("cannot start the thread that syncs records")]
     Thread(#[source] io::Error),
 }
@@ -92,6 +97,7 @@ impl Table for sled::Tree {
 /// The open database.
 pub struct Store {
     records: Box<dyn Table>,
+    events: Box<dyn Table>,
     /// Wakes the syncing thread; full means it is awake already. None once the store is being closed.
     dirty: Option<SyncSender<()>>,
     syncing: Option<JoinHandle<()>>,
@@ -101,6 +107,7 @@ pub struct Store {
 #[derive(Debug, Default)]
 pub struct Found {
     pub records: BTreeMap<Name, Record>,
+    pub events: Vec<Event>,
     /// What was lost, in sentences, for the log.
     pub losses: Vec<String>,
 }
@@ -121,6 +128,8 @@ impl Store {
         }
         let records = db.open_tree("records").map_err(|source| StoreError::Open { path: path.clone(), source })?;
         read(&records, &mut found)?;
+        let events = db.open_tree("events").map_err(|source| StoreError::Open { path: path.clone(), source })?;
+        found.events = events::read(&events)?;
         let log = File::open(path.join("db")).map_err(folder)?;
         let (dirty, woken) = mpsc::sync_channel(1);
         let synced = records.clone();
@@ -133,14 +142,16 @@ impl Store {
             }
         };
         let syncing = thread::Builder::new().name("sync".to_owned()).spawn(sync).map_err(StoreError::Thread)?;
-        Ok((Store { records: Box::new(records), dirty: Some(dirty), syncing: Some(syncing) }, found))
+        let (records, events) = (Box::new(records), Box::new(events));
+        Ok((Store { records, events, dirty: Some(dirty), syncing: Some(syncing) }, found))
     }
 
-    /// A store on a table that syncs by itself. Reads it.
-    pub fn over(records: Box<dyn Table>) -> Result<(Store, Found), StoreError> {
+    /// A store on tables that sync by themselves. Reads them.
+    pub fn over(records: Box<dyn Table>, events: Box<dyn Table>) -> Result<(Store, Found), StoreError> {
         let mut found = Found::default();
         read(records.as_ref(), &mut found)?;
-        Ok((Store { records, dirty: None, syncing: None }, found))
+        found.events = events::read(events.as_ref())?;
+        Ok((Store { records, events, dirty: None, syncing: None }, found))
     }
 
     /// Remembers a record from now on; durable a moment later.

@@ -3,39 +3,34 @@
 //! cgroups-rs finds the hierarchies, makes the groups and writes the values; reading back, listing and removing are ours, because it
 //! swallows some errors and its delete sleeps. It never sees v2 here.
 
+use super::hierarchies::Hierarchies;
 use super::unified::Unified;
-use super::{Backend, CgroupError, FILES, counter, cpus_of_this_process, directory_name, list_directories, parse_pids};
+use super::{
+    Backend, CgroupError, FILES, counter, cpus_of_this_process, directory_name, list_directories, parse_pids,
+    workload_at,
+};
 use crate::model::cgroup::{Settings, Support, Write, is_per_device};
 use crate::model::name::Name;
 use crate::model::observed::Group;
+use crate::model::usage::Usage;
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
-use cgroups_rs::fs::hierarchies::V1;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// The controllers whose hierarchies a workload joins: those it is held to. Each costs a directory and, at a start, 20 us.
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "hugetlb"];
-/// Those it joins only once it is held to something there: few are, and a directory that is made and removed in each hierarchy shows in
-/// the time of every start.
-const OPTIONAL: [&str; 1] = ["blkio"];
-/// The ones without which this is no workload host.
-const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+/// Files that are only read, besides the control files.
+const READ: [&str; 5] = ["cgroup.procs", "cpu.stat", "memory.usage_in_bytes", "pids.current", "pids.events"];
 
 /// Times a group is emptied by hand, where `cgroup.kill` does not reach, before the rest is left to the next pass.
 const KILL_ROUNDS_MAX: usize = 16;
-
-/// Where the kernel's v1 hierarchies are.
-#[derive(Clone, Debug)]
-pub struct Hierarchies(V1);
 
 /// v1 hierarchies, and a v2 tree if there is one.
 #[derive(Debug)]
@@ -47,51 +42,12 @@ pub struct Legacy {
     directories: Vec<PathBuf>,
     /// The same in the hierarchies that are joined when needed.
     optional: Vec<PathBuf>,
+    /// The controllers of `directories`.
+    joined: BTreeSet<String>,
     /// For each control file, the parent's directory in the hierarchy that has it.
     homes: BTreeMap<String, PathBuf>,
     unified: Option<Unified>,
     support: Support,
-}
-
-impl Hierarchies {
-    /// Those that are mounted, if the controllers that limits need are among them.
-    pub fn find() -> Option<Hierarchies> {
-        let hierarchies = Hierarchies(V1::new());
-        let group = hierarchies.load(Path::new("containerctl"));
-        let mounted: Vec<String> =
-            group.subsystems().iter().map(|subsystem| subsystem.to_controller().control_type().to_string()).collect();
-        NEEDED.iter().all(|needed| mounted.iter().any(|name| name == needed)).then_some(hierarchies)
-    }
-
-    /// A handle on a group; makes nothing.
-    pub fn load(&self, path: &Path) -> Cgroup {
-        self.load_with(path, &CONTROLLERS)
-    }
-
-    fn load_with(&self, path: &Path, controllers: &[&str]) -> Cgroup {
-        let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
-        Cgroup::load_with_specified_controllers(Box::new(self.0.clone()), path, controllers)
-    }
-
-    /// A group's directory in each hierarchy, each once: controllers may be mounted together.
-    pub fn directories(&self, path: &Path) -> Vec<PathBuf> {
-        self.directories_of(path, &CONTROLLERS)
-    }
-
-    /// The same in those that are joined when needed.
-    pub fn optional(&self, path: &Path) -> Vec<PathBuf> {
-        let always = self.directories(path);
-        self.directories_of(path, &OPTIONAL).into_iter().filter(|directory| !always.contains(directory)).collect()
-    }
-
-    fn directories_of(&self, path: &Path, controllers: &[&str]) -> Vec<PathBuf> {
-        let group = self.load_with(path, controllers);
-        let paths = group.subsystems().iter().map(|subsystem| subsystem.to_controller().path().to_owned());
-        let mut paths: Vec<PathBuf> = paths.collect();
-        paths.sort();
-        paths.dedup();
-        paths
-    }
 }
 
 impl Legacy {
@@ -103,8 +59,9 @@ impl Legacy {
             let home = directories.iter().chain(&optional).find(|directory| directory.join(file).exists());
             home.map(|directory| ((*file).to_owned(), directory.clone()))
         };
-        let homes = FILES.iter().chain(&["cgroup.procs"]).filter_map(home).collect();
-        Legacy { hierarchies, parent, directories, optional, homes, unified, support }
+        let homes = FILES.iter().chain(&READ).filter_map(home).collect();
+        let joined = hierarchies.controllers();
+        Legacy { hierarchies, parent, directories, optional, joined, homes, unified, support }
     }
 
     fn of(&self, name: &Name) -> Cgroup {
@@ -259,13 +216,80 @@ impl Backend for Legacy {
             }
         }
         // The v2 tree knows at once while something runs. When it says no, somebody may still have put a process into a v1 group alone.
+        let frozen = beside.as_ref().is_some_and(|group| group.frozen);
         let populated = beside.is_some_and(|group| group.populated) || !self.processes(name)?.is_empty();
-        Ok(Some(Group { settings, populated }))
+        Ok(Some(Group { settings, populated, frozen }))
     }
 
     fn oom_kills(&self, name: &Name) -> u64 {
         let text = self.read_file(name, "memory.oom_control").ok().flatten();
         text.and_then(|text| counter(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    fn usage(&self, name: &Name) -> Usage {
+        let read = |file: &str| self.read_file(name, file).ok().flatten();
+        let number = |file: &str| read(file).and_then(|text| text.parse().ok());
+        let cpu = read("cpu.stat").unwrap_or_default();
+        let pids = read("pids.events").unwrap_or_default();
+        // CPU time and pressure every v2 group has, with controllers or without.
+        let beside = self.unified.as_ref().map(|unified| unified.usage(name)).unwrap_or_default();
+        Usage {
+            memory_bytes: number("memory.usage_in_bytes"),
+            pids: number("pids.current"),
+            periods: counter(&cpu, "nr_periods").unwrap_or(0),
+            throttled_periods: counter(&cpu, "nr_throttled").unwrap_or(0),
+            // v1 counts it in nanoseconds (scheduler/sched-bwc.rst).
+            throttled_us: counter(&cpu, "throttled_time").unwrap_or(0) / 1000,
+            oom_kills: self.oom_kills(name),
+            pids_refused: counter(&pids, "max").unwrap_or(0),
+            ..beside
+        }
+    }
+
+    fn restore(&self, name: &Name) -> Result<(), CgroupError> {
+        for path in self.directories.iter().map(|parent| parent.join(directory_name(name))) {
+            match fs::create_dir(&path) {
+                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(CgroupError::Create { path, source });
+                }
+                _ => {}
+            }
+        }
+        self.unified.as_ref().map_or(Ok(()), |unified| unified.restore(name))
+    }
+
+    fn attach(&self, name: &Name, pid: u32) -> Result<(), CgroupError> {
+        for path in self.groups(name).filter(|group| group.exists()).map(|group| group.join("cgroup.procs")) {
+            match fs::write(&path, pid.to_string()) {
+                Err(source) if source.raw_os_error() != Some(libc::ESRCH) => {
+                    return Err(CgroupError::Write { path, value: pid.to_string(), source });
+                }
+                _ => {}
+            }
+        }
+        self.unified.as_ref().map_or(Ok(()), |unified| unified.attach(name, pid))
+    }
+
+    fn home(&self, memberships: &str) -> Option<Name> {
+        let mut found: Option<Name> = None;
+        for line in memberships.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+            let counts = if controllers.is_empty() {
+                self.unified.is_some()
+            } else {
+                controllers.split(',').any(|controller| self.joined.contains(controller))
+            };
+            if !counts {
+                continue;
+            }
+            let name = workload_at(path, &self.parent)?;
+            if found.as_ref().is_some_and(|found| *found != name) {
+                return None;
+            }
+            found = Some(name);
+        }
+        found
     }
 
     fn processes(&self, name: &Name) -> Result<Vec<u32>, CgroupError> {

@@ -6,6 +6,7 @@
 //! Guarantees: [`Backend::create`] fails if the group exists, so the directory is the lock that keeps a second instance of a name from
 //! starting; nothing here sleeps; an error names the file, the value and the kernel's answer.
 
+mod hierarchies;
 mod legacy;
 mod probe;
 mod unified;
@@ -15,6 +16,7 @@ pub use probe::{Opened, is_below, membership, open, remove_parent};
 use crate::model::cgroup::{Support, Write};
 use crate::model::name::Name;
 use crate::model::observed::Group;
+use crate::model::usage::Usage;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -85,6 +87,18 @@ pub trait Backend: Send + Sync {
 
     /// Processes the kernel killed in the group for want of memory.
     fn oom_kills(&self, name: &Name) -> u64;
+
+    /// What the group has used and run into, as far as it is counted here; all zero where there is no group.
+    fn usage(&self, name: &Name) -> Usage;
+
+    /// Makes what is missing of the group again, and thaws it.
+    fn restore(&self, name: &Name) -> Result<(), CgroupError>;
+
+    /// Moves a process, with all its threads, into the group. One that has ended is fine.
+    fn attach(&self, name: &Name, pid: u32) -> Result<(), CgroupError>;
+
+    /// The workload in whose group a process is in every hierarchy that counts, told by its `/proc/PID/cgroup`.
+    fn home(&self, memberships: &str) -> Option<Name>;
 
     /// Pids in the group, as this process sees them.
     fn processes(&self, name: &Name) -> Result<Vec<u32>, CgroupError>;
@@ -169,6 +183,21 @@ fn counter(text: &str, key: &str) -> Option<u64> {
     lines.find(|(found, _)| *found == key).and_then(|(_, value)| value.trim().parse().ok())
 }
 
+/// The workload whose group below `parent` a path of `/proc/PID/cgroup` names. Where the kernel's root is not ours (a container's), the path
+/// begins with more than we know of.
+fn workload_at(path: &str, parent: &str) -> Option<Name> {
+    let (above, directory) = path.rsplit_once('/')?;
+    let parent = parent.trim_matches('/');
+    let below_parent = above.strip_suffix(parent).is_some_and(|rest| rest.ends_with('/'));
+    below_parent.then(|| workload_of(directory)).flatten()
+}
+
+/// Microseconds for which some task waited, of a PSI file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=1234`.
+fn stalled_us(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with("some "))?;
+    line.rsplit_once("total=").and_then(|(_, total)| total.trim().parse().ok())
+}
+
 fn parse_pids(text: &str) -> Vec<u32> {
     text.lines().filter_map(|line| line.trim().parse().ok()).collect()
 }
@@ -183,6 +212,24 @@ mod tests {
         assert_eq!(directory_name(&name), "cgroup.procs.workload");
         assert_eq!(workload_of("cgroup.procs.workload"), Some(name));
         assert_eq!(workload_of("cgroup.procs"), None);
+    }
+
+    #[test]
+    fn a_process_is_at_home_below_our_parent_only() {
+        let web: Option<Name> = "web".parse().ok();
+        assert_eq!(workload_at("/ctl/web.workload", "/ctl/"), web);
+        assert_eq!(workload_at("/docker/0123/ctl/web.workload", "ctl"), web);
+        assert_eq!(workload_at("/a/b/web.workload", "a/b"), web);
+        for elsewhere in ["/web.workload", "/notctl/web.workload", "/ctl", "/ctl/web", "/ctl/web.workload/sub", "/"] {
+            assert_eq!(workload_at(elsewhere, "ctl"), None, "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn stalls_are_read_in_microseconds() {
+        let text =
+            "some avg10=0.00 avg60=1.50 avg300=0.33 total=204961\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        assert_eq!((stalled_us(text), stalled_us("")), (Some(204_961), None));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which cgroups a host has, and making the parent group ready.
 
-use super::legacy::{Hierarchies, Legacy};
+use super::hierarchies::Hierarchies;
+use super::legacy::Legacy;
 use super::unified::{Unified, read_at, write_at};
 use super::{Backend, CgroupError, FILES};
 use crate::model::cgroup::{Generation, Support};

@@ -3,10 +3,14 @@
 //! The same code keeps the v2 tree beside v1 controllers (hybrid hosts), where it has no controllers but `cgroup.kill`, `cgroup.events`
 //! and a place to clone into.
 
-use super::{Backend, CgroupError, counter, cpus_of_this_process, directory_name, list_directories, parse_pids};
+use super::{
+    Backend, CgroupError, counter, cpus_of_this_process, directory_name, list_directories, parse_pids, stalled_us,
+    workload_at,
+};
 use crate::model::cgroup::{Settings, Support, Write};
 use crate::model::name::Name;
 use crate::model::observed::Group;
+use crate::model::usage::Usage;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -118,12 +122,60 @@ impl Backend for Unified {
             settings.set(file, self.read_in(&group, name, file)?);
         }
         let events = self.read_in(&group, name, "cgroup.events")?;
-        Ok(Some(Group { settings, populated: counter(&events, "populated") != Some(0) }))
+        let populated = counter(&events, "populated") != Some(0);
+        Ok(Some(Group { settings, populated, frozen: counter(&events, "frozen") == Some(1) }))
     }
 
     fn oom_kills(&self, name: &Name) -> u64 {
         let events = self.group(name).and_then(|group| self.read_in(group, name, "memory.events"));
         events.ok().and_then(|events| counter(&events, "oom_kill")).unwrap_or(0)
+    }
+
+    fn usage(&self, name: &Name) -> Usage {
+        let Ok(Some(group)) = self.open_group(name) else { return Usage::default() };
+        let read = |file: &str| read_at(&group, file).ok();
+        let number = |file: &str| read(file).and_then(|text| text.parse().ok());
+        let cpu = read("cpu.stat").unwrap_or_default();
+        let memory = read("memory.events").unwrap_or_default();
+        let pids = read("pids.events").unwrap_or_default();
+        let stalled = |file: &str| read(file).as_deref().and_then(stalled_us);
+        Usage {
+            cpu_us: counter(&cpu, "usage_usec"),
+            memory_bytes: number("memory.current"),
+            pids: number("pids.current"),
+            periods: counter(&cpu, "nr_periods").unwrap_or(0),
+            throttled_periods: counter(&cpu, "nr_throttled").unwrap_or(0),
+            throttled_us: counter(&cpu, "throttled_usec").unwrap_or(0),
+            oom_kills: counter(&memory, "oom_kill").unwrap_or(0),
+            pids_refused: counter(&pids, "max").unwrap_or(0),
+            cpu_stalled_us: stalled("cpu.pressure"),
+            memory_stalled_us: stalled("memory.pressure"),
+            io_stalled_us: stalled("io.pressure"),
+        }
+    }
+
+    fn restore(&self, name: &Name) -> Result<(), CgroupError> {
+        match self.create(name) {
+            Err(CgroupError::Create { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+        let (file, value) = ("cgroup.freeze", "0");
+        let failed = |source| CgroupError::Write { path: self.path_of(name, file), value: value.to_owned(), source };
+        write_at(self.group(name)?, file, value).map_err(failed)
+    }
+
+    fn attach(&self, name: &Name, pid: u32) -> Result<(), CgroupError> {
+        let (file, value) = ("cgroup.procs", pid.to_string());
+        match write_at(self.group(name)?, file, &value) {
+            Err(source) if source.raw_os_error() != Some(libc::ESRCH) => {
+                Err(CgroupError::Write { path: self.path_of(name, file), value, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn home(&self, memberships: &str) -> Option<Name> {
+        workload_at(memberships.lines().find_map(|line| line.strip_prefix("0::"))?, &self.shown)
     }
 
     fn processes(&self, name: &Name) -> Result<Vec<u32>, CgroupError> {

@@ -10,7 +10,7 @@ use crate::model::spec::Process;
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ledger};
-use crate::plan::{Act, Finding, Input, Plan, Verdict, Work, ceilings, kernel};
+use crate::plan::{Act, Finding, Input, Plan, Verdict, Work, ceilings, kernel, mend};
 use std::collections::BTreeMap;
 
 /// Where programs are looked for if the manifest's `env` has no PATH: Debian's default for root.
@@ -72,6 +72,9 @@ fn start(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Vec
 
 fn resize(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Vec<Finding>) -> Option<(Act, String)> {
     let wanted = wanted(input, ledger, record, findings);
+    if let Some(work) = mend::needed(input, record, &wanted.settings) {
+        return Some(work);
+    }
     let group = input.observed.get(&record.spec.name).and_then(|seen| seen.group.as_ref())?;
     let writes = kernel::writes(&group.settings, &wanted.settings);
     if writes.is_empty() {

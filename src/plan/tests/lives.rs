@@ -44,6 +44,39 @@ fn new_limits_resize_and_a_new_command_replaces() {
 }
 
 #[test]
+fn what_somebody_has_taken_from_a_running_workload_is_put_back() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\ncpu: 1").settle();
+    let name = "web".parse().unwrap();
+    world.strays.insert(name, [17, 18].into());
+    insta::assert_snapshot!(world.pass(), @"
+    web: restore (pid 17, 18 is outside its cgroup)
+      web Running Ready=true Running: pid 100
+    ");
+    let name: crate::model::name::Name = "web".parse().unwrap();
+    world.observed.get_mut(&name).unwrap().group.as_mut().unwrap().frozen = true;
+    world.observed.get_mut(&name).unwrap().group.as_mut().unwrap().settings.0.remove("pids.max");
+    insta::assert_snapshot!(world.pass(), @"
+    web: restore (it is frozen, its cgroup with pids.max is gone)
+      web Running Ready=true Running: pid 100
+    ");
+    world.observed.get_mut(&name).unwrap().group = None;
+    insta::assert_snapshot!(world.pass(), @"
+    web: restore (its cgroup is gone)
+      web Running Ready=true Running: pid 100
+    ");
+    assert_eq!(world.plan().work, []);
+    // A workload that is asked to end is thawed too: frozen it could not follow.
+    world.files.clear();
+    world.pass();
+    world.observed.get_mut(&name).unwrap().group.as_mut().unwrap().frozen = true;
+    insta::assert_snapshot!(world.pass(), @"
+    web: restore (it is frozen)
+      web Stopping Accepted=false Deleted: web.yaml is gone; Ready=false Stopping: web.yaml was deleted
+    ");
+}
+
+#[test]
 fn whoever_ignores_the_signal_is_killed_after_the_grace() {
     let mut world = World::new(4);
     world.file("web.yaml", "command: a\nstop: {grace: 3s}").settle();

@@ -27,6 +27,7 @@ pub struct World {
     pub records: BTreeMap<Name, Record>,
     pub observed: BTreeMap<Name, Observed>,
     pub setbacks: BTreeMap<Name, Setback>,
+    pub strays: BTreeMap<Name, BTreeSet<u32>>,
     pub busy: BTreeSet<Name>,
     pub blind: BTreeSet<Name>,
     pub machine: Machine,
@@ -59,6 +60,7 @@ impl World {
             records: BTreeMap::new(),
             observed: BTreeMap::new(),
             setbacks: BTreeMap::new(),
+            strays: BTreeMap::new(),
             busy: BTreeSet::new(),
             blind: BTreeSet::new(),
             machine: Machine {
@@ -97,6 +99,7 @@ impl World {
             busy: &self.busy,
             blind: &self.blind,
             setbacks: &self.setbacks,
+            strays: &self.strays,
             machine: &self.machine,
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: 85,
@@ -116,6 +119,7 @@ impl World {
                     None => "start".to_owned(),
                 },
                 Act::Resize { .. } => "resize".to_owned(),
+                Act::Restore { .. } => "restore".to_owned(),
                 other => format!("{other:?}").to_lowercase(),
             };
             writeln!(shown, "{name}: {act_shown} ({reason})").unwrap();
@@ -151,20 +155,8 @@ impl World {
                 for write in writes {
                     settings.set(&write.file, &write.value);
                 }
-                for (file, value) in [
-                    ("cpu.max", "max 100000"),
-                    ("cpu.weight", "100"),
-                    ("memory.max", "max"),
-                    ("memory.high", "max"),
-                    ("cpu.max.burst", "0"),
-                    ("cpu.idle", "0"),
-                    ("memory.low", "0"),
-                    ("memory.swap.max", "max"),
-                    ("pids.max", "max"),
-                ] {
-                    settings.0.entry(file.to_owned()).or_insert_with(|| value.to_owned());
-                }
-                seen.group = Some(Group { settings, populated: true });
+                fill(&mut settings);
+                seen.group = Some(Group { settings, populated: true, frozen: false });
                 let life = Life::Running { pid: 100 };
                 let (number, started) = (record.instance, Some(self.now));
                 seen.instance = Some(Instance { number, record: Some(record), started, life });
@@ -174,6 +166,15 @@ impl World {
                 for write in writes {
                     group.settings.set(&write.file, &write.value);
                 }
+            }
+            Act::Restore { writes, .. } => {
+                let group = seen.group.get_or_insert_default();
+                (group.populated, group.frozen) = (true, false);
+                for write in writes {
+                    group.settings.set(&write.file, &write.value);
+                }
+                fill(&mut group.settings);
+                self.strays.remove(name);
             }
             Act::Kill => {
                 if seen.instance.is_some() {
@@ -237,5 +238,22 @@ impl World {
             shown += &self.pass();
         }
         panic!("does not settle:\n{shown}");
+    }
+}
+
+/// What a new group holds where nothing was written.
+fn fill(settings: &mut Settings) {
+    for (file, value) in [
+        ("cpu.max", "max 100000"),
+        ("cpu.weight", "100"),
+        ("memory.max", "max"),
+        ("memory.high", "max"),
+        ("cpu.max.burst", "0"),
+        ("cpu.idle", "0"),
+        ("memory.low", "0"),
+        ("memory.swap.max", "max"),
+        ("pids.max", "max"),
+    ] {
+        settings.0.entry(file.to_owned()).or_insert_with(|| value.to_owned());
     }
 }

@@ -1,0 +1,65 @@
+//! What somebody else has done to a running workload's cgroup, told by two sightings between which nothing of ours was done.
+
+use crate::model::event::News;
+use crate::model::name::Name;
+use crate::model::observed::Observed;
+use std::collections::BTreeSet;
+
+/// In sentences. What is done about it is the planner's business, and told with its step.
+pub fn news(name: &Name, before: &Observed, seen: &Observed, strays: &BTreeSet<u32>) -> Vec<News> {
+    let mut found = Vec::new();
+    match (&before.group, &seen.group) {
+        (Some(_), None) => found.push("somebody has removed its cgroup".to_owned()),
+        (Some(before), Some(now)) => {
+            if now.frozen && !before.frozen {
+                found.push("somebody has frozen it".to_owned());
+            }
+            for (file, value) in &before.settings.0 {
+                match now.settings.get(file) {
+                    Some(held) if held == value => {}
+                    Some(held) => found.push(format!("somebody has changed {file} from {value:?} to {held:?}")),
+                    None => found.push(format!("somebody has removed the cgroup that has its {file}")),
+                }
+            }
+        }
+        (None, _) => {}
+    }
+    if !strays.is_empty() {
+        let pids: Vec<String> = strays.iter().map(ToString::to_string).collect();
+        found.push(format!("somebody has moved pid {} out of its cgroup", pids.join(", ")));
+    }
+    found.into_iter().map(|text| News::warning(name, "Drift", text)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::cgroup::Settings;
+    use crate::model::observed::Group;
+
+    fn seen(settings: &[(&str, &str)], frozen: bool) -> Observed {
+        let settings = settings.iter().map(|(file, value)| ((*file).to_owned(), (*value).to_owned())).collect();
+        Observed { instance: None, group: Some(Group { settings: Settings(settings), populated: true, frozen }) }
+    }
+
+    #[test]
+    fn every_kind_of_meddling_is_told_and_nothing_else() {
+        let name: Name = "web".parse().unwrap();
+        let before = seen(&[("cpu.max", "50000 100000"), ("pids.max", "512")], false);
+        let check = |now: &Observed, strays: &[u32]| {
+            let strays = strays.iter().copied().collect();
+            news(&name, &before, now, &strays).into_iter().map(|news| news.message).collect::<Vec<_>>()
+        };
+        assert_eq!(check(&before, &[]), Vec::<String>::new());
+        assert_eq!(
+            check(&seen(&[("cpu.max", "max 100000")], true), &[7, 9]),
+            [
+                "somebody has frozen it",
+                "somebody has changed cpu.max from \"50000 100000\" to \"max 100000\"",
+                "somebody has removed the cgroup that has its pids.max",
+                "somebody has moved pid 7, 9 out of its cgroup",
+            ]
+        );
+        assert_eq!(check(&Observed::default(), &[]), ["somebody has removed its cgroup"]);
+    }
+}

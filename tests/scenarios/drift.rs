@@ -1,0 +1,212 @@
+//! Somebody else's hands in our cgroups, and workloads at their limits: put back, and told with numbers.
+
+use super::kernel;
+use super::world::{World, eventually_or};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+const OFTEN: [&str; 2] = ["--resync", "300ms"];
+
+/// A world whose controller looks at everything several times a second, and one workload with a limit of every kind.
+fn world() -> (World, u32) {
+    let mut world = World::new();
+    world.start(&OFTEN);
+    world.put(
+        "web.yaml",
+        "command: [sh, -c, 'sleep 1000 & exec sleep 1000']\ncpu: {limit: 500m, weight: 200, burst: 10ms}\nmemory: {limit: 64Mi, high: 48Mi}\npids: 40\n",
+    );
+    let pid = world.wait_running("web");
+    (world, pid)
+}
+
+fn events(world: &World, name: &str) -> Vec<Value> {
+    let said = world.ctl(&["events", name, "-o", "json"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Waits for an event with this reason whose message has these words.
+fn told_of(world: &World, name: &str, reason: &str, words: &str) {
+    let is = |event: &Value| event["reason"] == reason && event["message"].as_str().unwrap().contains(words);
+    eventually_or(
+        || events(world, name).iter().any(is),
+        || format!("no event {reason} with {words:?}: {:#?}", events(world, name)),
+    );
+}
+
+fn told(world: &World, reason: &str, words: &str) {
+    told_of(world, "web", reason, words);
+}
+
+fn limits(world: &World) -> BTreeMap<String, String> {
+    serde_json::from_value(world.status("web")["limits"].clone()).unwrap()
+}
+
+/// Where a control file of the workload is.
+fn path(world: &World, file: &str) -> PathBuf {
+    let directories = kernel::directories(&world.group("web"));
+    directories.into_iter().map(|directory| directory.join(file)).find(|path| path.exists()).unwrap()
+}
+
+#[test]
+fn each_control_file_changed_by_hand_is_put_back_and_told() {
+    let (world, pid) = world();
+    // Another value that the kernel accepts, by file; what is not here has none on every machine, or is not there at all.
+    let others = [
+        ("cpu.max", "max 100000"),
+        ("cpu.max.burst", "0"),
+        ("cpu.weight", "7"),
+        ("cpu.cfs_quota_us", "-1"),
+        ("cpu.cfs_burst_us", "0"),
+        ("cpu.cfs_period_us", "200000"),
+        ("cpu.shares", "77"),
+        ("cpuset.cpus", "1"),
+        ("cpuset.cpus", "0"),
+        ("memory.min", "4096"),
+        ("memory.low", "4096"),
+        ("memory.high", "max"),
+        ("memory.max", "max"),
+        ("memory.swap.max", "4096"),
+        ("memory.oom.group", "1"),
+        ("memory.memsw.limit_in_bytes", "-1"),
+        ("memory.limit_in_bytes", "60000000"),
+        ("pids.max", "7"),
+        ("hugetlb.2MB.max", "2097152"),
+        ("io.weight", "default 33"),
+    ];
+    let wanted = limits(&world);
+    let mut tried = Vec::new();
+    for (file, value) in others.iter().filter(|(file, value)| wanted.get(*file).is_some_and(|wanted| wanted != value)) {
+        let path = path(&world, file);
+        fs::write(&path, value).unwrap_or_else(|error| panic!("{value} to {}: {error}", path.display()));
+        let held = || fs::read_to_string(&path).unwrap().trim().to_owned();
+        eventually_or(|| held() == wanted[*file], || format!("{file} stays {}", held()));
+        told(&world, "Drift", &format!("somebody has changed {file} from"));
+        tried.push(*file);
+    }
+    assert!(tried.len() >= 8, "only {tried:?} of {wanted:?}");
+    assert_eq!(world.wait_running("web"), pid);
+}
+
+#[test]
+fn processes_moved_out_are_moved_back_and_told() {
+    let (world, pid) = world();
+    let all = kernel::processes(&world.group("web"));
+    let child = *all.iter().max().unwrap();
+    for directory in kernel::directories(&world.group("web")) {
+        // Out of this hierarchy alone where there are several, the command and a child of it.
+        let outside = directory.parent().unwrap().parent().unwrap().join("cgroup.procs");
+        for moved in [pid, child] {
+            fs::write(&outside, moved.to_string()).unwrap();
+        }
+        let inside = || fs::read_to_string(directory.join("cgroup.procs")).unwrap();
+        let back = || [pid, child].iter().all(|moved| inside().lines().any(|line| line == moved.to_string()));
+        eventually_or(back, || format!("{} has only {:?}", directory.display(), inside()));
+    }
+    told(&world, "Drift", "out of its cgroup");
+    assert_eq!(world.wait_running("web"), pid);
+    assert_eq!(kernel::processes(&world.group("web")), all);
+}
+
+#[test]
+fn a_frozen_group_is_thawed_and_told() {
+    let (world, pid) = world();
+    let freeze = path(&world, "cgroup.freeze");
+    fs::write(&freeze, "1").unwrap();
+    eventually_or(|| fs::read_to_string(&freeze).unwrap().trim() == "0", || "it stays frozen".to_owned());
+    told(&world, "Drift", "somebody has frozen it");
+    // Frozen while it is asked to end: it ends all the same.
+    assert_eq!(world.wait_running("web"), pid);
+    fs::write(&freeze, "1").unwrap();
+    world.delete("web.yaml");
+    world.wait_gone("web");
+}
+
+#[test]
+fn a_removed_group_is_made_again_with_its_limits_and_told() {
+    let (world, pid) = world();
+    let (wanted, all) = (limits(&world), kernel::processes(&world.group("web")));
+    let directories = kernel::directories(&world.group("web"));
+    for directory in &directories {
+        let outside = directory.parent().unwrap().parent().unwrap().join("cgroup.procs");
+        // A resync may be putting them back meanwhile.
+        while fs::remove_dir(directory).is_err() && directory.exists() {
+            for moved in &all {
+                fs::write(&outside, moved.to_string()).unwrap();
+            }
+        }
+    }
+    let back =
+        || directories.iter().all(|directory| directory.exists()) && kernel::processes(&world.group("web")) == all;
+    eventually_or(back, || format!("{:?} of {all:?}: {}", kernel::processes(&world.group("web")), world.log()));
+    eventually_or(|| limits(&world) == wanted, || format!("{:?}", limits(&world)));
+    told(&world, "Drift", "somebody has");
+    assert_eq!(world.wait_running("web"), pid);
+    assert_eq!(world.status("web")["restarts"], 0);
+}
+
+#[test]
+fn running_into_limits_is_told_with_numbers() {
+    let mut world = World::new();
+    world.start(&["--resync", "2s"]);
+    // A loop that gets a twentieth of a CPU, children that outgrow the memory, and forks that are refused.
+    world.put("slow.yaml", "command: [bash, -c, 'while :; do :; done']\ncpu: 50m");
+    let script = "while :; do head -c 200000000 /dev/zero | tail >/dev/null; sleep 0.2; done";
+    world.put("fat.yaml", &format!("command: [bash, -c, '{script}']\nmemory: 24Mi"));
+    let script = "trap : CHLD; while :; do for i in 1 2 3 4 5 6 7 8 9; do (sleep 1 &); done 2>/dev/null; sleep 1; done";
+    world.put(
+        "many.yaml",
+        &format!("command: [bash, -c, '{script}']\npids: 6\nrestart: {{initialDelay: 100ms, maxDelay: 1s}}"),
+    );
+    told_of(&world, "slow", "Throttled", "cpu.limit is 50m");
+    told_of(&world, "fat", "OomKilled", "memory.limit is 24Mi");
+    told_of(&world, "many", "PidsExhausted", "forks were refused; pids is 6");
+    let usage = &world.status("slow")["usage"];
+    assert!(usage["throttledPeriods"].as_u64().unwrap() > 0 && usage["cpuUs"].as_u64().unwrap() > 0, "{usage:#}");
+    let described = world.ctl(&["describe", "slow"]).out;
+    assert!(described.contains("throttled"), "{described}");
+}
+
+#[test]
+fn waiting_for_memory_is_told_where_the_kernel_measures_it() {
+    let mut world = World::new();
+    world.start(&["--resync", "2s"]);
+    if !PathBuf::from("/proc/pressure/cpu").exists() {
+        println!("NOT MEASURED on this kernel: it has no PSI");
+        return;
+    }
+    // Four loops for a twentieth of a CPU: most of the time somebody waits.
+    world.put(
+        "web.yaml",
+        "command: [bash, -c, 'for i in 1 2 3; do while :; do :; done & done; while :; do :; done']\ncpu: 50m",
+    );
+    told(&world, "CpuPressure", "waited for a CPU");
+}
+
+#[test]
+fn events_are_followed_and_outlive_the_controller() {
+    let (mut world, _) = world();
+    let socket = world.socket();
+    let mut follower = std::process::Command::new(super::world::PROGRAM)
+        .args(["events", "web", "--follow", "-o", "json", "--socket"])
+        .arg(&socket)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap()));
+    let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    assert!(lines.any(|event| event["reason"] == "Started"));
+    world.put("web.yaml", "command: sleep 2000");
+    assert!(lines.any(|event| event["reason"] == "Stopping"));
+    assert!(lines.any(|event| event["reason"] == "Started"), "the new process");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    told(&world, "Accepted", "generation 2");
+    assert_eq!(world.stop_controller(), 0);
+    world.start(&OFTEN);
+    told(&world, "Accepted", "generation 1 of web.yaml");
+    let said = world.ctl(&["events"]);
+    assert!(said.out.contains("Started") && said.out.starts_with("LAST"), "{}", said.out);
+}
