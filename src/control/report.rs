@@ -159,7 +159,9 @@ pub fn unsettled(input: &Input<'_>, plan: &Plan, snapshot: &Snapshot) -> Vec<Str
         snapshot.diagnostics.iter().filter(|found| found.severity == crate::manifest::diagnostic::Severity::Error);
     reasons.extend(refused.map(|found| format!("{}:{}:{}: {}", found.path, found.line, found.column, found.message)));
     for (name, verdict) in &plan.verdicts {
-        let settled = matches!(verdict.phase, Phase::Running | Phase::Completed | Phase::Suspended);
+        // A job between two runs of its schedule is as it should be.
+        let scheduled = verdict.findings.iter().any(|finding| finding.reason == "Scheduled");
+        let settled = scheduled || matches!(verdict.phase, Phase::Running | Phase::Completed | Phase::Suspended);
         if !settled || input.busy.contains(name) {
             let finding = verdict
                 .findings

@@ -10,6 +10,7 @@ pub mod fields;
 pub mod gather;
 pub mod io;
 pub mod isolation;
+pub mod job;
 pub mod probes;
 pub mod resources;
 pub mod tree;

@@ -119,7 +119,12 @@ fn the_teaching_example_reads_as_it_is() {
           "nanos": 0
         }
       },
-      "suspend": false
+      "suspend": false,
+      "job": {
+        "timeout": null,
+        "retries": "max",
+        "schedule": null
+      }
     }
     "#);
 }
@@ -260,7 +265,12 @@ network: host
           "nanos": 500000000
         }
       },
-      "suspend": true
+      "suspend": true,
+      "job": {
+        "timeout": null,
+        "retries": "max",
+        "schedule": null
+      }
     }
     "#);
 }
@@ -287,9 +297,7 @@ fn a_wrong_field_says_where_what_and_what_to_do() {
 
 #[test]
 fn a_field_of_a_later_version_is_refused_by_name() {
-    insta::assert_snapshot!(check("command: x\nschedule: {}\nnetwork: bridge\nreplicas: 3\ncpu: {smt: any}\n"), @"
-    web.yaml:2:1: schedule is not supported by this version
-      help: remove the line; the README lists under `Not there yet` what is missing
+    insta::assert_snapshot!(check("command: x\nlabels: {}\nnetwork: bridge\nreplicas: 3\ncpu: {smt: any}\n"), @"
     web.yaml:3:10: network bridge is not supported by this version
       help: write `network: host` or `network: none`; the README lists under `Not there yet` what is missing
     web.yaml:4:11: replicas is `3`, expected 1

@@ -5,7 +5,7 @@
 use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::tree::{Node, Value};
-use super::{isolation, probes, resources};
+use super::{isolation, job, probes, resources};
 use crate::model::gpu::GPU_VARIABLES;
 use crate::model::label;
 use crate::model::name::Name;
@@ -52,8 +52,11 @@ pub const WORKLOAD: Schema = Schema {
         "security",
         "rlimits",
         "oomScoreAdj",
+        "timeout",
+        "retries",
+        "schedule",
     ],
-    later: &["after", "timeout", "schedule", "retries", "strategy"],
+    later: &["after", "strategy"],
 };
 pub const RESTART: Schema = Schema { fields: &["policy", "initialDelay", "maxDelay", "resetAfter"], later: &[] };
 pub const STOP: Schema = Schema { fields: &["signal", "grace"], later: &[] };
@@ -86,6 +89,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
     let hosts = hosts(&map, problems);
     let restart = restart(&map, kind, problems);
     let stop = stop(&map, problems);
+    let job = job::job(&map, kind, &restart, problems);
     let probes = probes::probes(&map, problems);
     let suspend = map.get("suspend", problems).and_then(|field| field.boolean(problems)).unwrap_or(false);
     if let (Some(process), Some(_)) = (&process, &gpu) {
@@ -107,6 +111,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
         stop,
         probes,
         suspend,
+        job,
     })
 }
 

@@ -79,7 +79,12 @@ mod tests {
                 at: Timestamp(1_795_464_784_000),
             }),
             finished: false,
-            stopping: Some(Stopping { since: Timestamp(1), killed: None, reason: "web.yaml was deleted".to_owned() }),
+            stopping: Some(Stopping {
+                since: Timestamp(1),
+                killed: None,
+                reason: "web.yaml was deleted".to_owned(),
+                timed_out: false,
+            }),
             ..Record::new(spec, origin)
         }
     }

@@ -2,8 +2,10 @@
 
 use super::spec::Signal;
 use super::time::Timestamp;
+use super::units::format_duration;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 /// The end of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,8 @@ pub enum Outcome {
     Exited { code: i32 },
     /// The command was ended by a signal.
     Killed { signal: Signal },
+    /// A job that was stopped because it took longer than its timeout.
+    TimedOut { after: Duration },
     /// The kernel ended it for want of memory within its limit.
     OutOfMemory,
     /// The command never ran: not found.
@@ -44,11 +48,12 @@ impl Outcome {
         matches!(self, Outcome::NotFound { .. } | Outcome::NotStarted { .. })
     }
 
-    /// The code a shell would show: 128 + the signal, 127 for a missing command, 126 for one that cannot be started.
+    /// The code a shell would show: 124 as timeout(1) has it, 128 + the signal, 127 for a missing command, 126 for one that cannot be started.
     pub fn code(&self) -> i32 {
         match self {
             Outcome::Exited { code } => *code,
             Outcome::Killed { signal } => 128 + signal.0,
+            Outcome::TimedOut { .. } => 124,
             Outcome::OutOfMemory | Outcome::Lost => 128 + Signal::KILL.0,
             Outcome::NotFound { .. } => 127,
             Outcome::NotStarted { .. } => 126,
@@ -61,6 +66,7 @@ impl fmt::Display for Outcome {
         match self {
             Outcome::Exited { code } => write!(f, "exited with code {code}"),
             Outcome::Killed { signal } => write!(f, "killed by {signal}"),
+            Outcome::TimedOut { after } => write!(f, "timed out after {}", format_duration(*after)),
             Outcome::OutOfMemory => f.write_str("killed: out of memory within its limit"),
             Outcome::NotFound { command } => write!(f, "command not found: {command}"),
             Outcome::NotStarted { reason } => f.write_str(reason),

@@ -11,6 +11,7 @@ pub mod event;
 pub mod exit;
 pub mod gpu;
 pub mod isolation;
+pub mod job;
 pub mod label;
 pub mod machine;
 pub mod name;

@@ -34,12 +34,45 @@ pub struct Record {
     pub restarts: u32,
     /// Failures in a row, for the backoff.
     pub failures: u32,
+    /// Failures of a job since it was last given its task, against its `retries`.
+    #[serde(default)]
+    pub failed_tries: u32,
     /// Not to be started before this.
     pub retry_at: Option<Timestamp>,
     pub last_exit: Option<Exit>,
     /// Its work is done, or it may not be tried again: it is not started any more unless its process changes.
     pub finished: bool,
     pub stopping: Option<Stopping>,
+    /// How far the job's schedule has been dealt with; none for one without.
+    #[serde(default)]
+    pub scheduled: Option<Scheduled>,
+}
+
+/// How far a schedule has been dealt with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scheduled {
+    /// Every time up to this one has been kept or left out.
+    pub handled: Timestamp,
+    /// The run that is to be made, or being made.
+    pub due: Option<Due>,
+    /// The last run that was not made, and why.
+    pub left_out: Option<LeftOut>,
+}
+
+/// A run whose time has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Due {
+    pub at: Timestamp,
+    /// Whether it has been started, once at least.
+    pub begun: bool,
+}
+
+/// A run that was not made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub at: Timestamp,
+    pub reason: String,
 }
 
 /// Where a spec was read.
@@ -72,6 +105,9 @@ pub struct Stopping {
     /// When the whole cgroup was last killed, the grace being over.
     pub killed: Option<Timestamp>,
     pub reason: String,
+    /// Whether it is a job's timeout that ends it.
+    #[serde(default)]
+    pub timed_out: bool,
 }
 
 /// CPUs and GPUs set aside for a workload.
@@ -108,10 +144,12 @@ impl Record {
             ids: None,
             restarts: 0,
             failures: 0,
+            failed_tries: 0,
             retry_at: None,
             last_exit: None,
             finished: false,
             stopping: None,
+            scheduled: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use super::gpu::GpuRequest;
 use super::isolation::{Network, ResourceLimits, Security, VolumeSource};
+use super::job::Job;
 use super::name::Name;
 use super::probe::Probes;
 use super::units::{Bytes, Limit, MilliCpu};
@@ -34,6 +35,8 @@ pub struct Spec {
     pub probes: Probes,
     /// Keep it, but do not run it.
     pub suspend: bool,
+    #[serde(default)]
+    pub job: Job,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

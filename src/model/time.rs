@@ -16,6 +16,11 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// A time in RFC 3339.
     pub fn parse(text: &str) -> Option<Timestamp> {
         let time: jiff::Timestamp = text.parse().ok()?;

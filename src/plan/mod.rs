@@ -162,6 +162,9 @@ pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foregro
     let grant = place::place(machine, &ledger, &Ask::of(&wanted.spec, None))?;
     let kernel::Wanted { settings, mut unhonoured } = kernel::wanted(&wanted.spec.resources, &grant.cpus, machine);
     unhonoured.extend(ceilings::unhonoured(&wanted.spec.process, &machine.ceilings));
+    if wanted.spec.job.timeout.is_some() {
+        unhonoured.push("timeout is kept by the controller, not by a run in the foreground".to_owned());
+    }
     let ids = wanted.spec.process.security.user_namespace.then(|| place::ids::foreground(pid));
     let record = Record { grant: Some(grant), ids, instance: 1, ..Record::new(wanted.spec, wanted.origin) };
     let writes = kernel::first_writes(&settings, machine.cgroup.generation);

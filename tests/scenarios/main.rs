@@ -12,6 +12,7 @@ mod escape;
 mod exec;
 mod foreground;
 mod idle;
+mod jobs;
 mod kernel;
 mod lifecycle;
 mod programs;

@@ -1,5 +1,6 @@
 //! Which record a pass works from, and what of an edit needs a new process.
 
+use super::end::is_last;
 use crate::model::desired::{Desired, Held, Wanted};
 use crate::model::observed::Observed;
 use crate::model::record::Record;
@@ -24,7 +25,16 @@ pub(super) fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Ob
         record.generation += 1;
         if !replacement_reasons(&record.spec, spec).is_empty() {
             // Another process: what became of the old one says nothing about it.
-            (record.failures, record.retry_at, record.finished) = (0, None, false);
+            (record.failures, record.failed_tries, record.retry_at, record.finished) = (0, 0, None, false);
+        }
+        if record.spec.job.schedule != spec.job.schedule {
+            // Times of the old one are not the new one's to make up for.
+            record.scheduled = None;
+        }
+        // More retries, or another restart policy: what was over may go on. A job that succeeded is done under any.
+        let last = record.last_exit.as_ref().filter(|_| record.finished);
+        if last.is_some_and(|exit| !is_last(spec, &exit.outcome, record.failed_tries)) {
+            (record.finished, record.retry_at) = (false, None);
         }
         record.spec = Arc::clone(spec);
     }

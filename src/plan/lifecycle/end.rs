@@ -2,16 +2,29 @@
 
 use super::{Case, Decision, Next};
 use crate::model::exit::{Exit, Outcome};
-use crate::model::observed::{Instance, Observed};
+use crate::model::observed::{Instance, Life, Observed};
 use crate::model::record::Stopping;
-use crate::model::spec::{Kind, RestartPolicy, Signal, Stop};
+use crate::model::spec::{Kind, RestartPolicy, Signal, Spec, Stop};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
+use crate::model::units::Limit;
 use crate::plan::{Act, backoff};
 use std::time::Duration;
 
 /// How long a killed cgroup may take to be empty before it is killed again.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
+
+/// Whether nothing follows a run that ended like this, by itself and after so many failures.
+pub(super) fn is_last(spec: &Spec, outcome: &Outcome, failed_tries: u32) -> bool {
+    let success = outcome.is_success();
+    let exhausted = !success && spec.job.retries.at().is_some_and(|retries| failed_tries > retries);
+    exhausted
+        || match spec.restart.policy {
+            RestartPolicy::Never => true,
+            RestartPolicy::OnFailure => success,
+            RestartPolicy::Always => success && spec.kind == Kind::Job,
+        }
+}
 
 impl Case<'_, '_> {
     /// How to end it: as its manifest says now, unless that speaks of another process already.
@@ -70,7 +83,8 @@ impl Case<'_, '_> {
         if killed.is_some_and(|killed| now < killed.min(now).plus(KILL_AGAIN)) {
             return false;
         }
-        self.record.stopping = Some(Stopping { since: now, killed: Some(now), reason: reason.to_owned() });
+        self.record.stopping =
+            Some(Stopping { since: now, killed: Some(now), reason: reason.to_owned(), timed_out: false });
         true
     }
 
@@ -83,8 +97,13 @@ impl Case<'_, '_> {
             // Killed by us with its init, which could not say so any more.
             exit.outcome = Outcome::Killed { signal: Signal::KILL };
         }
+        let timed_out = stopping.as_ref().is_some_and(|stopping| stopping.timed_out);
+        if let (true, Some(after)) = (timed_out, self.record.spec.job.timeout) {
+            // However it ended after that, it was not done in time.
+            exit.outcome = Outcome::TimedOut { after };
+        }
         self.record.last_exit = Some(exit.clone());
-        if stopping.is_some() {
+        if stopping.is_some() && !timed_out {
             (self.record.failures, self.record.retry_at) = (0, None);
             return;
         }
@@ -92,15 +111,11 @@ impl Case<'_, '_> {
         if started.is_some_and(|started| exit.at.since(started) >= restart.reset_after) {
             self.record.failures = 0;
         }
-        let success = exit.outcome.is_success();
-        let done = match restart.policy {
-            RestartPolicy::Never => true,
-            RestartPolicy::OnFailure => success,
-            RestartPolicy::Always => success && self.record.spec.kind == Kind::Job,
-        };
-        if done {
-            (self.record.finished, self.record.grant) = (true, None);
-            self.ledger.remove(&self.record.spec.name);
+        if !exit.outcome.is_success() {
+            self.record.failed_tries = self.record.failed_tries.saturating_add(1);
+        }
+        if is_last(&self.record.spec, &exit.outcome, self.record.failed_tries) {
+            self.finish();
             return;
         }
         self.record.failures = self.record.failures.saturating_add(1);
@@ -111,6 +126,32 @@ impl Case<'_, '_> {
             backoff::delay(&restart, self.record.failures, &self.record.spec.name, self.input.entropy)
         };
         self.record.retry_at = Some(exit.at.min(self.input.now).plus(delay));
+    }
+
+    /// Its task is over: for good, or until its next time comes.
+    fn finish(&mut self) {
+        self.release();
+        match &mut self.record.scheduled {
+            Some(scheduled) => scheduled.due = scheduled.due.take().filter(|due| !due.begun),
+            None => self.record.finished = true,
+        }
+    }
+
+    /// When a run that is under way has taken too long. Wall-clock time like all that is remembered: a leap of the clock counts.
+    pub(super) fn timeout_at(&self, instance: &Instance) -> Option<Timestamp> {
+        let (timeout, started) = (self.record.spec.job.timeout?, instance.started?);
+        matches!(instance.life, Life::Running { .. }).then(|| started.min(self.input.now).plus(timeout))
+    }
+
+    /// How it ended, and why there is no other try.
+    pub(super) fn last_words(&self) -> String {
+        let outcome = self.last_outcome();
+        match (self.record.failed_tries, self.record.spec.job.retries) {
+            (tries @ 1.., Limit::At(retries)) if tries > retries => {
+                format!("{outcome}; {tries} failed, retries is {retries}")
+            }
+            _ => outcome,
+        }
     }
 
     pub(super) fn finished_phase(&self) -> Phase {

@@ -8,11 +8,13 @@
 //! | `accept` | which record a pass works from, and what of an edit needs a new process |
 //! | here | where the workload should get to, and what that means for one that runs and for one that does not |
 //! | `start` | the next run, or what it waits for |
+//! | `schedule` | which times of a scheduled job have come, and what becomes of those that could not be kept |
 //! | `end` | a stop that is under way, and what the end of a run means |
 //! | `work` | the step and the verdict, once all is decided |
 
 mod accept;
 mod end;
+mod schedule;
 mod start;
 mod work;
 
@@ -25,6 +27,7 @@ use crate::model::observed::{Instance, Life, Observed};
 use crate::model::record::{Record, Stopping};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
+use crate::model::units::format_duration;
 use crate::place::Ledger;
 use accept::{accept, accepted, replacement_reasons};
 
@@ -78,6 +81,7 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Dec
     };
     let mut case = Case { input, ledger, record, target, findings: Vec::new() };
     case.findings.push(accepted(&case.record, input.desired, changed));
+    case.follow_schedule(seen);
     match &seen.instance {
         Some(Instance { life: Life::Ended(exit), started, .. }) => case.ended(seen, exit, *started),
         Some(instance) => case.alive(instance),
@@ -140,15 +144,22 @@ impl Case<'_, '_> {
             Some(started_as) => replacement_reasons(&started_as.spec, &self.record.spec),
             None => self.untold(),
         };
+        let timeout_at = self.timeout_at(instance);
+        let timed_out = timeout_at.is_some_and(|at| at <= self.input.now);
         let reason = match self.target {
             Target::Gone => Some(self.gone()),
             Target::Suspended => Some("its manifest says suspend".to_owned()),
             Target::Run if !fields.is_empty() => Some(format!("a new {} needs a new process", fields.join(", "))),
+            Target::Run if self.is_superseded() => Some("its next run is due".to_owned()),
+            Target::Run if timed_out => {
+                self.record.spec.job.timeout.map(|timeout| format!("it took longer than {}", format_duration(timeout)))
+            }
             Target::Run => None,
         };
         if let Some(reason) = reason {
             self.find(ConditionKind::Ready, false, "Stopping", reason.clone());
-            self.record.stopping = Some(Stopping { since: self.input.now, killed: None, reason: reason.clone() });
+            self.record.stopping =
+                Some(Stopping { since: self.input.now, killed: None, reason: reason.clone(), timed_out });
             let signal = self.stop_of(instance).signal;
             return self.act(Phase::Stopping, Act::Stop { signal }, reason);
         }
@@ -156,7 +167,8 @@ impl Case<'_, '_> {
         match instance.life {
             Life::Running { pid } => {
                 self.find(ConditionKind::Ready, true, "Running", format!("pid {pid}"));
-                self.decision(Phase::Running, Next::Keep, None)
+                let wake_at = timeout_at.into_iter().chain(self.next_time()).min();
+                self.decision(Phase::Running, Next::Keep, wake_at)
             }
             Life::Starting | Life::Ended(_) => {
                 self.find(ConditionKind::Ready, false, "Starting", "being set up");
@@ -201,9 +213,10 @@ impl Case<'_, '_> {
                 self.find(ConditionKind::Ready, false, "Suspended", "its manifest says suspend");
                 self.rest(Phase::Suspended, "suspended", None)
             }
+            Target::Run if self.awaits_its_time() => self.await_time(),
             Target::Run if self.record.finished => {
                 self.release();
-                let message = self.last_outcome();
+                let message = self.last_words();
                 self.find(ConditionKind::Ready, false, "Finished", message);
                 let phase = self.finished_phase();
                 self.rest(phase, "it is not to be run again", None)

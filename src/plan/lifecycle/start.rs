@@ -64,6 +64,9 @@ impl Case<'_, '_> {
         if self.record.retry_at.take().is_some() {
             self.record.restarts = self.record.restarts.saturating_add(1);
         }
+        if let Some(due) = self.record.scheduled.as_mut().and_then(|scheduled| scheduled.due.as_mut()) {
+            due.begun = true;
+        }
         self.record.instance += 1;
         self.find(ConditionKind::Ready, false, "Starting", "being set up");
         self.decision(Phase::Starting, Next::Start, None)
