@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use containerctl::manifest::fields::Schema;
-use containerctl::manifest::{io, isolation, job, probes, resources, workload};
+use containerctl::manifest::{io, isolation, job, probes, resources, rootfs, workload};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -181,13 +181,14 @@ fn the_reference_lists_the_fields_that_are_read() {
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` |").map(|(field, _)| field.to_owned()))
         .filter(|field| !field.contains(','))
         .collect();
-    let schemas: [(&str, &Schema); 13] = [
+    let schemas: [(&str, &Schema); 14] = [
         ("", &workload::WORKLOAD),
         ("cpu.", &resources::CPU),
         ("memory.", &resources::MEMORY),
         ("gpu.", &resources::GPU),
         ("io.", &io::IO),
         ("volumes.", &isolation::VOLUME),
+        ("rootfs.", &rootfs::ROOTFS),
         ("security.", &isolation::SECURITY),
         ("restart.", &workload::RESTART),
         ("stop.", &workload::STOP),

@@ -157,6 +157,7 @@ fn open_host(
     let options = linux::Options {
         runtime: runtime.to_owned(),
         logs: logs.to_owned(),
+        layers: Some(state.join("rootfs")),
         cgroup_parent: args.cgroup_parent.clone(),
         gpus: args.simulate_gpus.clone().unwrap_or_default(),
         hidden: vec![manifests.to_owned(), state.to_owned(), runtime.to_owned()],

@@ -61,6 +61,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let bell = Arc::clone(&ended);
     let options = Options {
         logs: own.join("logs"),
+        layers: None,
         runtime: own.clone(),
         cgroup_parent: parent.clone(),
         gpus: gpus(args, &wanted),

@@ -1,11 +1,11 @@
 //! The box: what init has to do before the command runs, as a list of steps.
 //!
-//! Pure: a spec and a few paths in, steps out, so that a step that fails can be named long after it was sent. What the steps build for
-//! `rootfs: host`: a read-only copy of the host's mount tree; private `/tmp`, `/run`, `/dev` and `/proc`; kernel paths that leak or change
+//! Pure: a spec and a few paths in, steps out, so that a step that fails can be named long after it was sent. What the steps build: a
+//! read-only copy of the host's mount tree, or a directory's ([`root`]); private `/tmp`, `/run`, `/dev` and `/proc`; kernel paths that leak or change
 //! the host masked or read-only (at least those Docker masks); the controller's own folders out of sight.
 
 use crate::init::wire::{RunOrder, SLOTS_MAX, Step};
-use crate::model::isolation::{Capability, IDS, IdRange, Network, ResourceLimit, VolumeSource};
+use crate::model::isolation::{Capability, IdRange, Network, ResourceLimit, Rootfs, VolumeSource};
 use crate::model::machine::Ceilings;
 use crate::model::name::Name;
 use crate::model::spec::{Process, VOLUMES_MAX, Volume};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// Bytes of one log file, and how many are kept: 30 MB a workload at most.
 pub const LOG_BYTES_MAX: u64 = 10_000_000;
 pub const LOG_FILES_MAX: u64 = 3;
-const _: () = assert!(VOLUMES_MAX + 2 <= SLOTS_MAX, "the root and /dev take a slot each");
+const _: () = assert!(VOLUMES_MAX + 3 <= SLOTS_MAX, "the root, its layer and /dev take a slot each");
 
 const ATTR_RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const ATTR_NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -68,10 +68,11 @@ const LANDLOCK_ABSTRACT_SOCKETS: u64 = 1;
 const LANDLOCK_MIN: u32 = 2;
 const LANDLOCK_TRUNCATES: u32 = 3;
 const LANDLOCK_SCOPES: u32 = 6;
-/// The slots of the new root and of `/dev`; volumes follow.
+/// The slots of the new root, of `/dev` and of a layer of the root; volumes follow.
 const ROOT_SLOT: u64 = 0;
 const DEV_SLOT: u64 = 1;
-const FIRST_VOLUME_SLOT: u64 = 2;
+const LAYER_SLOT: u64 = 2;
+const FIRST_VOLUME_SLOT: u64 = 3;
 
 /// Everything the steps depend on.
 #[derive(Clone, Copy, Debug)]
@@ -85,9 +86,11 @@ pub struct Plan<'a> {
     pub shows_cgroup: bool,
     /// An empty directory of the host to build the new root on.
     pub mountpoint: &'a Path,
+    /// The folder of the host where changes of its root directory are kept; without one they are discarded.
+    pub layer: Option<&'a Path>,
     /// The folder of the host that becomes `/dev`, [`super::dev`].
     pub dev: &'a Path,
-    /// Folders of the host that no workload may see into.
+    /// Folders that no workload may see into, as its own view has them.
     pub hidden: &'a [PathBuf],
     /// The ids its user namespace maps; none where it has no such namespace.
     pub ids: Option<IdRange>,
@@ -136,13 +139,13 @@ pub fn steps(plan: &Plan<'_>) -> Result<Steps, ConfineError> {
         steps.push(Step::WriteFile { path: LOW_PORTS.into(), content: c"0".into() });
     }
     steps.push(Step::Hostname { name: text(plan.name.as_str())? });
-    root(plan, &mut steps)?;
+    root::enter(plan, &mut steps)?;
     devices(plan, &mut steps)?;
     // proc comes after the new root: it shows the pid namespace of whoever mounts it.
     let quiet = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     steps.push(mount("proc", "/proc", "proc", quiet, "")?);
-    if let Some(IdRange { first }) = plan.ids {
-        steps.push(Step::MapUsers { first: first.into(), count: IDS.into() });
+    if let Rootfs::Host = plan.process.rootfs {
+        root::map_users(plan, &mut steps);
     }
     for folder in ["/tmp", "/run"] {
         let mode = if folder == "/tmp" { "mode=1777" } else { "mode=755" };
@@ -154,6 +157,7 @@ pub fn steps(plan: &Plan<'_>) -> Result<Steps, ConfineError> {
     for (slot, volume) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes) {
         attach_volume(plan, slot, volume, &mut steps)?;
     }
+    root::leave(plan, &mut steps);
     wall(plan, &mut steps)?;
     Ok(steps)
 }
@@ -203,29 +207,11 @@ fn wall(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
     let scoped = if plan.landlock >= LANDLOCK_SCOPES { LANDLOCK_ABSTRACT_SOCKETS } else { 0 };
     steps.push(Step::Wall { fs, scoped });
     let volumes = plan.process.volumes.iter().filter(|volume| !volume.read_only).map(|volume| volume.target.as_str());
-    for path in ["/tmp", "/run", "/dev", "/proc"].into_iter().chain(volumes) {
+    // What changes in a root of its own is nobody else's; what is read-only in it is a mount of its own that says so.
+    let root = plan.process.rootfs.is_writable().then_some("/");
+    for path in ["/tmp", "/run", "/dev", "/proc"].into_iter().chain(root).chain(volumes) {
         steps.push(Step::Door { path: text(path)?, access: fs });
     }
-    Ok(())
-}
-
-/// A read-only copy of everything the host has mounted becomes the root. Volumes are taken hold of before the host is out of reach.
-fn root(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
-    // Nothing mounted from here on reaches the host, and nothing the host mounts later gets in unmasked.
-    steps.push(mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "")?);
-    let closed = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV;
-    steps.push(Step::Grab { slot: ROOT_SLOT, path: c"/".into(), set: closed, clear: 0 });
-    // The runtime directory's file system may be mounted `nodev`; this copy of a part of it is where devices work.
-    let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC;
-    steps.push(Step::Grab { slot: DEV_SLOT, path: path_text(plan.dev)?, set, clear: ATTR_NODEV });
-    for (slot, volume) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes) {
-        let Volume { source, target: _, read_only, suid, dev } = volume;
-        let VolumeSource::Host(source) = source else { continue };
-        let unless = |allowed: bool, attr| if allowed { 0 } else { attr };
-        let set = unless(!read_only, ATTR_RDONLY) | unless(*suid, ATTR_NOSUID) | unless(*dev, ATTR_NODEV);
-        steps.push(Step::Grab { slot, path: text(source)?, set, clear: 0 });
-    }
-    steps.push(Step::EnterRoot { slot: ROOT_SLOT, mountpoint: path_text(plan.mountpoint)? });
     Ok(())
 }
 
@@ -249,8 +235,9 @@ fn devices(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
 /// Masks, read-only covers, and what is shown of cgroups.
 fn kernel_paths(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> {
     let closed = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    if plan.process.network == Network::None {
-        // A new one shows the interfaces of the network namespace it is mounted in.
+    // A new one shows the interfaces of the network namespace it is mounted in; and a directory has none to take it from.
+    let fresh = plan.process.network == Network::None || plan.process.rootfs != Rootfs::Host;
+    if fresh {
         steps.push(mount("sysfs", "/sys", "sysfs", closed, "")?);
     }
     let mut cover = |source: &str, target: CString, set| {
@@ -258,7 +245,7 @@ fn kernel_paths(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> 
         steps.push(Step::Bind { source, target, set, optional: 1 });
         Ok(())
     };
-    if plan.process.network == Network::Host {
+    if !fresh {
         cover("/sys", c"/sys".into(), ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
     }
     for path in READ_ONLY {
@@ -280,20 +267,19 @@ fn kernel_paths(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> 
 }
 
 fn attach_volume(plan: &Plan<'_>, slot: u64, volume: &Volume, steps: &mut Steps) -> Result<(), ConfineError> {
-    // In the two folders that start empty the target is made; elsewhere the view is read-only and it has to exist.
-    let make = volume.target.starts_with("/tmp/") || volume.target.starts_with("/run/");
+    // In the two folders that start empty, and in a root that may be changed, the target is made; elsewhere it has to exist.
+    let private = volume.target.starts_with("/tmp/") || volume.target.starts_with("/run/");
+    let make = private || plan.process.rootfs.is_writable();
     if make {
         let parents: Vec<&Path> = Path::new(&volume.target).ancestors().skip(1).collect();
-        for folder in parents.into_iter().rev().skip(2) {
+        for folder in parents.into_iter().rev().skip(if private { 2 } else { 1 }) {
             steps.push(Step::Mkdir { path: path_text(folder)?, mode: 0o755 });
         }
     }
     let target = &volume.target;
     match &volume.source {
         VolumeSource::Host(source) => {
-            if plan.ids.is_some() {
-                steps.push(Step::MapOwners { slot, source: text(source)? });
-            }
+            root::map_owners(plan, slot, Path::new(source), steps)?;
             steps.push(Step::Attach { slot, target: text(target)?, make: u64::from(make) });
         }
         VolumeSource::Tmpfs { size } => {
@@ -368,7 +354,15 @@ pub fn describe(step: &Step<CString>) -> String {
         ),
         Step::Attach { target, .. } => format!("mount it at {}", shown(target)),
         Step::Bind { source, target, .. } => format!("lay {} over {}", shown(source), shown(target)),
-        Step::EnterRoot { mountpoint, .. } => format!("make the new root at {}", shown(mountpoint)),
+        Step::ActAs { id } => format!("make files as uid {id}"),
+        Step::Overlay { place, .. } => {
+            format!("lay a writable layer over the root directory at {}; the kernel log says why", shown(place))
+        }
+        Step::Folder { path, .. } => format!(
+            "find the folder {} in the root directory to mount on; make it there, no link, or write `security: {{readOnlyRootfs: false}}`",
+            shown(path)
+        ),
+        Step::EnterRoot { mountpoint } => format!("make the new root at {}", shown(mountpoint)),
         Step::Loopback {} => "bring up the loopback interface".to_owned(),
         Step::Join { pid, .. } => format!("join the namespaces of pid {pid}"),
         Step::Wall { .. } => "set up Landlock".to_owned(),
@@ -388,6 +382,8 @@ fn text(text: impl AsRef<str>) -> Result<CString, ConfineError> {
 fn path_text(path: &Path) -> Result<CString, ConfineError> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| ConfineError::Nul { text: path.display().to_string() })
 }
+
+mod root;
 
 #[cfg(test)]
 mod tests;

@@ -104,6 +104,7 @@ pub fn begin(
         tasks: &groups.tasks,
         shows_cgroup: false,
         mountpoint: &nowhere,
+        layer: None,
         dev: &dev,
         hidden: &[],
         ids: ids.filter(|_| process.security.user_namespace),

@@ -14,11 +14,12 @@ use super::seccomp::Compiler;
 use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
-use super::{CpuTimes, Host, HostError, Shrink, Start, dev, topology};
+use super::{CpuTimes, Host, HostError, Shrink, Start, dev, layers, topology};
 use crate::init;
 use crate::init::wire::{self, Step};
 use crate::model::cgroup::{Generation, Write};
 use crate::model::cpuset::CpuSet;
+use crate::model::isolation::Changes;
 use crate::model::machine::{Ceilings, Machine};
 use crate::model::name::Name;
 use crate::model::observed::Observed;
@@ -44,6 +45,8 @@ pub struct Options {
     pub runtime: PathBuf,
     /// A folder for each workload's logs.
     pub logs: PathBuf,
+    /// A folder for what each workload has changed in its root directory, where that is kept.
+    pub layers: Option<PathBuf>,
     /// The cgroup that holds all others, below the hierarchies' roots.
     pub cgroup_parent: String,
     pub gpus: Simulated,
@@ -51,6 +54,13 @@ pub struct Options {
     pub hidden: Vec<PathBuf>,
     /// Whether runs keep the caller's terminal and end with it.
     pub foreground: bool,
+}
+
+/// What a box needs of the host's folders.
+struct Paths {
+    tasks: Vec<PathBuf>,
+    hidden: Vec<PathBuf>,
+    layer: Option<PathBuf>,
 }
 
 /// This machine.
@@ -100,22 +110,17 @@ impl Linux {
         })
     }
 
-    fn confine<'a>(
-        &'a self,
-        record: &'a Record,
-        env: &'a BTreeMap<String, String>,
-        tasks: &'a [PathBuf],
-        hidden: &'a [PathBuf],
-    ) -> Plan<'a> {
+    fn confine<'a>(&'a self, record: &'a Record, env: &'a BTreeMap<String, String>, paths: &'a Paths) -> Plan<'a> {
         Plan {
             name: &record.spec.name,
             process: &record.spec.process,
             env,
-            tasks,
+            tasks: &paths.tasks,
             shows_cgroup: self.backend.support().generation == Generation::Unified,
             mountpoint: &self.mountpoint,
+            layer: paths.layer.as_deref(),
             dev: &self.dev,
-            hidden,
+            hidden: &paths.hidden,
             ids: record.ids.filter(|_| record.spec.process.security.user_namespace),
             ceilings: &self.ceilings,
             landlock: self.landlock,
@@ -123,9 +128,16 @@ impl Linux {
         }
     }
 
-    /// The folders to keep out of sight, where they are now: behind a link that is swapped, that changes.
-    fn hidden(&self) -> Vec<PathBuf> {
-        self.options.hidden.iter().map(|folder| out_of_sight(folder)).collect()
+    /// The folders to keep out of sight are where they are now: behind a link that is swapped, that changes.
+    fn paths(&self, record: &Record) -> Result<Paths, HostError> {
+        let Record { spec, .. } = record;
+        let kept = matches!(spec.process.rootfs.directory(), Some((_, Changes::Kept)));
+        let layers = self.options.layers.as_ref().filter(|_| kept);
+        Ok(Paths {
+            tasks: self.backend.tasks(&spec.name),
+            hidden: layers::hidden(&spec.process, &self.options.hidden)?,
+            layer: layers.map(|layers| layers::folder(layers, &spec.name)),
+        })
     }
 
     fn begin(&self, start: &Start<'_>, instance: &File) -> Result<(), HostError> {
@@ -136,8 +148,9 @@ impl Linux {
         }
         HostError::all(self.check(name, start.writes)?)?;
         let directory = self.backend.directory(name)?;
-        let (tasks, hidden) = (self.backend.tasks(name), self.hidden());
-        let plan = self.confine(record, start.env, &tasks, &hidden);
+        let paths = self.paths(record)?;
+        paths.layer.as_deref().map_or(Ok(()), layers::prepare)?;
+        let plan = self.confine(record, start.env, &paths);
         let security = &record.spec.process.security;
         let filters = self.seccomp.filters(&security.seccomp, &security.capabilities)?;
         let order = wire::order(&confine::steps(&plan)?, &confine::run(&plan, filters)?);
@@ -210,8 +223,8 @@ impl Witness for Linux {
 
     /// The steps a run was started with, to put a name to the one that failed.
     fn steps(&self, record: &Record) -> Vec<Step<CString>> {
-        let (tasks, hidden) = (self.backend.tasks(&record.spec.name), self.hidden());
-        confine::steps(&self.confine(record, &BTreeMap::new(), &tasks, &hidden)).unwrap_or_default()
+        let Ok(paths) = self.paths(record) else { return Vec::new() };
+        confine::steps(&self.confine(record, &BTreeMap::new(), &paths)).unwrap_or_default()
     }
 
     fn ended_at(&self) -> Timestamp {
@@ -340,6 +353,9 @@ impl Host for Linux {
 
     fn forget(&self, name: &Name) -> Result<(), HostError> {
         self.clear(name)?;
+        if let Some(layers) = &self.options.layers {
+            layers::remove(&layers::folder(layers, name))?;
+        }
         let path = self.log_folder(name);
         match fs::remove_dir_all(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HostError::RemoveLogs { path, source }),
@@ -353,37 +369,5 @@ impl Host for Linux {
 
     fn log_folder(&self, name: &Name) -> PathBuf {
         self.options.logs.join(name.as_str())
-    }
-}
-
-/// What to cover so that nobody sees into a folder. One that is reached by a link beside what the link is swapped between (git-sync, an
-/// atomic symlink deployment) is hidden with all its revisions, the coming ones included.
-fn out_of_sight(folder: &Path) -> PathBuf {
-    let Ok(real) = folder.canonicalize() else { return folder.to_owned() };
-    let parent = |path: &Path| path.parent().and_then(|parent| parent.canonicalize().ok());
-    match (folder.is_symlink(), parent(folder)) {
-        (true, Some(common)) if common != Path::new("/") && real.starts_with(&common) => common,
-        _ => real,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_linked_folder_is_hidden_with_the_revisions_beside_it() {
-        let place = tempfile::tempdir().unwrap();
-        let root = place.path().canonicalize().unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        for folder in ["plain", "sync/rev-1", "links"] {
-            fs::create_dir_all(root.join(folder)).unwrap();
-        }
-        std::os::unix::fs::symlink("rev-1", root.join("sync/current")).unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), root.join("links/far")).unwrap();
-        assert_eq!(out_of_sight(&root.join("plain")), root.join("plain"));
-        assert_eq!(out_of_sight(&root.join("sync/current")), root.join("sync"));
-        assert_eq!(out_of_sight(&root.join("links/far")), elsewhere.path().canonicalize().unwrap());
-        assert_eq!(out_of_sight(&root.join("gone")), root.join("gone"));
     }
 }

@@ -9,6 +9,7 @@ pub mod dev;
 pub mod exec;
 mod facts;
 pub mod gpu;
+pub mod layers;
 pub mod lease;
 pub mod life;
 pub mod linux;
@@ -143,6 +144,10 @@ pub enum HostError {
     Facts { what: &'static str, source: io::Error },
     #[error("cannot open the log folder {path}")]
     Logs { path: PathBuf, source: io::Error },
+    #[error("cannot make or remove {path}, where changes of a root directory are kept")]
+    Layer { path: PathBuf, source: io::Error },
+    #[error("rootfs {path} is in {own}, a folder of the controller\n  help: choose a directory elsewhere")]
+    OwnFolder { path: PathBuf, own: PathBuf },
     #[error("cannot remove the log folder {path}")]
     RemoveLogs { path: PathBuf, source: io::Error },
 }

@@ -52,7 +52,10 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots, stack: &mut [u8]) -> Resul
         Step::Unshare { flags } => sys::unshare(flags),
         Step::Hostname { name } => sys::sethostname(name.to_bytes()),
         Step::Mount { source, target, fstype, flags, data } => sys::mount(source, target, fstype, flags, data),
-        Step::Grab { slot, path, set, clear } => slots.put(slot, grab(path, set, clear, sys::AT_RECURSIVE)?),
+        Step::Grab { slot, path, set, clear, recursive } => {
+            let recursive = if recursive == 0 { 0 } else { sys::AT_RECURSIVE };
+            slots.put(slot, grab(path, set, clear, recursive)?)
+        }
         Step::MapUsers { first, count } => {
             slots.users = map_users(first, count, stack)?;
             Ok(())
@@ -78,7 +81,7 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots, stack: &mut [u8]) -> Resul
             }
             attach(grab(source, set, 0, 0)?, target)
         }
-        Step::EnterRoot { slot, mountpoint } => enter_root(slots.take(slot)?, mountpoint),
+        Step::EnterRoot { mountpoint } => enter_root(mountpoint),
         Step::Mkdir { path, mode } => match sys::mkdir(path, mode as u32) {
             Err(Errno::EXIST) => Ok(()),
             result => result,
@@ -97,6 +100,9 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots, stack: &mut [u8]) -> Resul
             Ok(())
         }
         Step::Door { path, access } => door(slots.wall, path, access),
+        Step::ActAs { id } => sys::act_as(id as u32),
+        Step::Overlay { place, flags } => overlay(place, flags),
+        Step::Folder { path, make } => folder(path, make != 0),
     }
 }
 
@@ -243,13 +249,19 @@ fn limit_resource(resource: u32, wanted: ResourceLimit) -> Result<()> {
 /// Makes something to mount a tree on. Whether the tree is a folder shows in looking for `.` in it.
 fn make_target(tree: Fd, target: &CStr) -> Result<()> {
     let flags = sys::O_PATH | sys::O_CLOEXEC;
+    // One that is there is only looked at: opening it to write would copy it up into an overlay.
+    if let Ok(there) = sys::openat2(sys::AT_FDCWD, target, flags, 0, sys::RESOLVE_NO_MAGICLINKS) {
+        sys::close(there);
+        return Ok(());
+    }
     let made = match sys::openat(tree, c".", flags, 0) {
         Ok(folder) => {
             sys::close(folder);
             sys::mkdir(target, 0o755)
         }
         Err(_) => {
-            sys::openat(sys::AT_FDCWD, target, sys::O_CREAT | sys::O_WRONLY | sys::O_CLOEXEC, 0o644).map(sys::close)
+            let flags = sys::O_CREAT | sys::O_WRONLY | sys::O_CLOEXEC;
+            sys::openat2(sys::AT_FDCWD, target, flags, 0o644, sys::RESOLVE_NO_MAGICLINKS).map(sys::close)
         }
     };
     match made {
@@ -278,14 +290,63 @@ fn attach(tree: Fd, target: &CStr) -> Result<()> {
     result
 }
 
-/// Makes the tree the root and lets go of the old one.
+/// Makes the mount the root and lets go of the old one.
 ///
 /// pivot_root(".", ".") stacks the old root on the new one, so that no directory for it is needed (pivot_root(2), NOTES); detaching "."
 /// then takes the old one away. Unlike chroot, nothing of the old root stays in the namespace for a workload to find.
-fn enter_root(tree: Fd, mountpoint: &CStr) -> Result<()> {
-    attach(tree, mountpoint)?;
+fn enter_root(mountpoint: &CStr) -> Result<()> {
     sys::chdir(mountpoint)?;
     sys::pivot_root(c".", c".")?;
     sys::unmount(c".", sys::MNT_DETACH)?;
     sys::chdir(c"/")
+}
+
+/// Mounts an overlay (Documentation/filesystems/overlayfs.rst). Names are relative: they hold none of the characters that mean something
+/// among its options, whatever the path of `place`.
+///
+/// Whoever mounts it is who makes its temporary files ever after, and through an id-mapped mount only an id that is mapped can make any:
+/// hence [`Step::ActAs`] before. What the defaults of a kernel's build could turn on (redirect_dir and the like) writes marks into the upper
+/// layer that another kernel may not understand: off.
+fn overlay(place: &CStr, flags: u64) -> Result<()> {
+    sys::chdir(place)?;
+    prepare_upper()?;
+    let options =
+        c"lowerdir=lower,upperdir=layers/upper,workdir=layers/work,index=off,metacopy=off,redirect_dir=off,nfs_export=off";
+    sys::mount(c"overlay", c"root", c"overlay", flags, options)
+}
+
+/// The upper layer's own root is what the workload sees as the owner and mode of `/`: those of the directory. The work folder is made
+/// last, so that one which is there says that the upper layer is complete.
+fn prepare_upper() -> Result<()> {
+    let open = |path| sys::openat(sys::AT_FDCWD, path, sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC, 0);
+    if sys::exists(c"layers/work") {
+        return Ok(());
+    }
+    match sys::mkdir(c"layers/upper", 0o700) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let (lower, upper) = (open(c"lower")?, open(c"layers/upper")?);
+    let sys::Owner { uid, gid, mode } = sys::owner(lower)?;
+    match sys::fchown(upper, uid, gid) {
+        // An owner that no id inside stands for cannot own anything there: it stays root's.
+        Ok(()) | Err(Errno::OVERFLOW) => {}
+        Err(errno) => return Err(errno),
+    }
+    sys::fchmod(upper, mode)?;
+    sys::close(lower);
+    sys::close(upper);
+    sys::mkdir(c"layers/work", 0o700)
+}
+
+fn folder(path: &CStr, make: bool) -> Result<()> {
+    let flags = sys::O_PATH | sys::O_DIRECTORY | sys::O_CLOEXEC;
+    match sys::openat2(sys::AT_FDCWD, path, flags, 0, sys::RESOLVE_NO_SYMLINKS) {
+        Ok(folder) => {
+            sys::close(folder);
+            Ok(())
+        }
+        Err(Errno::NOENT) if make => sys::mkdir(path, 0o755),
+        Err(errno) => Err(errno),
+    }
 }

@@ -197,9 +197,6 @@ fn become_command(child: &mut Child<'_>) -> core::result::Result<Never, (&'stati
     if let Some((out, err)) = child.output {
         sys::dup3(out, 1, 0).and_then(|()| sys::dup3(err, 2, 0)).map_err(refused(b"unprepared"))?;
     }
-    for fd in [fds::REPORT, fds::INSTANCE, fds::LOGS] {
-        sys::close(fd);
-    }
     if child.users != 0 {
         // With every capability in it until `identify`, and none outside any more.
         sys::setns(child.users, sys::CLONE_NEWUSER).map_err(refused(b"userns"))?;
@@ -212,6 +209,9 @@ fn become_command(child: &mut Child<'_>) -> core::result::Result<Never, (&'stati
     if child.wall != 0 {
         sys::landlock_restrict(child.wall).map_err(refused(b"landlock"))?;
     }
+    // Nothing of the host's is open while paths of the workload's root are walked: a link in it could name a descriptor, and the working
+    // directory become the host's (CVE-2024-21626).
+    sys::close_from(fds::ORDER).map_err(refused(b"unprepared"))?;
     // Without no-new-privileges only a privileged process may add filters; with it they come as late as possible, so that a profile need
     // not allow what we do ourselves.
     if child.run.no_new_privileges == 0 {

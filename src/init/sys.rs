@@ -25,9 +25,11 @@ impl Errno {
     pub const AGAIN: Errno = Errno(11);
     pub const ACCES: Errno = Errno(13);
     pub const EXIST: Errno = Errno(17);
+    pub const NAMETOOLONG: Errno = Errno(36);
     pub const NOTDIR: Errno = Errno(20);
     pub const INVAL: Errno = Errno(22);
     pub const NOSYS: Errno = Errno(38);
+    pub const OVERFLOW: Errno = Errno(75);
 }
 
 pub type Result<T> = core::result::Result<T, Errno>;
@@ -149,6 +151,12 @@ mod nr {
     #[cfg(not(containerctl_init))]
     pub const EXECVEAT: usize = 322;
     pub const OPEN_TREE: usize = 428;
+    pub const OPENAT2: usize = 437;
+    pub const FCHMOD: usize = 91;
+    pub const SETFSUID: usize = 122;
+    pub const SETFSGID: usize = 123;
+    pub const CAPGET: usize = 125;
+    pub const STATX: usize = 332;
     pub const MOVE_MOUNT: usize = 429;
     pub const MOUNT_SETATTR: usize = 442;
     pub const LANDLOCK_CREATE_RULESET: usize = 444;
@@ -454,10 +462,6 @@ pub fn unshare(flags: u64) -> Result<()> {
     call!(nr::UNSHARE, flags).map(drop)
 }
 
-pub fn mkdir(path: &CStr, mode: u32) -> Result<()> {
-    call!(nr::MKDIRAT, AT_FDCWD, path.as_ptr(), mode).map(drop)
-}
-
 pub fn rename(dir: Fd, from: &CStr, to: &CStr) -> Result<()> {
     call!(nr::RENAMEAT, dir, from.as_ptr(), dir, to.as_ptr()).map(drop)
 }
@@ -542,6 +546,9 @@ pub unsafe fn child(
     }
     check(result).map(|pid| pid as i32)
 }
+
+mod files;
+pub use files::*;
 
 mod walls;
 pub use walls::*;

@@ -36,8 +36,8 @@ pub enum Step<S> {
     Hostname { name: S },
     /// mount(2), verbatim.
     Mount { source: S, target: S, fstype: S, flags: u64, data: S },
-    /// Copy the mount tree at `path` into a slot, with attributes (`MOUNT_ATTR_*`) set and cleared on all of it.
-    Grab { slot: u64, path: S, set: u64, clear: u64 },
+    /// Copy the mount at `path` into a slot, or all mounts from there on (`recursive`), with attributes (`MOUNT_ATTR_*`) set and cleared.
+    Grab { slot: u64, path: S, set: u64, clear: u64, recursive: u64 },
     /// Make a user namespace for the command that maps `count` ids from 0 to those of the host from `first` on. Needs our own `/proc`.
     MapUsers { first: u64, count: u64 },
     /// Show the owners of the tree in a slot through that user namespace.
@@ -47,8 +47,8 @@ pub enum Step<S> {
     /// Copy the mount at `source`, without those below it, over `target` with attributes set; a missing source or target is passed over
     /// when `optional`.
     Bind { source: S, target: S, set: u64, optional: u64 },
-    /// Mount the tree in a slot at `mountpoint`, make it the root and detach the old one.
-    EnterRoot { slot: u64, mountpoint: S },
+    /// Make what is mounted at `mountpoint` the root and detach the old one.
+    EnterRoot { mountpoint: S },
     /// Make a directory; one that exists is fine.
     Mkdir { path: S, mode: u64 },
     /// Bring up the loopback interface of a network namespace of our own.
@@ -60,6 +60,12 @@ pub enum Step<S> {
     Wall { fs: u64, scoped: u64 },
     /// Let the wall's accesses through below `path`.
     Door { path: S, access: u64 },
+    /// Touch files as this id of the host from here on, without losing a capability.
+    ActAs { id: u64 },
+    /// In the folder `place`, show `lower` with the changes in `layers/upper`, which is made if it is not there, at `root`.
+    Overlay { place: S, flags: u64 },
+    /// See that there is a folder to mount on, which is not reached by a link; with `make`, make it.
+    Folder { path: S, make: u64 },
 }
 
 /// What to execute once every step is done, and under which identity.
@@ -130,10 +136,10 @@ steps! {
     4 Unshare { flags: u64 }
     5 Hostname { name: cstr }
     6 Mount { source: cstr, target: cstr, fstype: cstr, flags: u64, data: cstr }
-    7 Grab { slot: u64, path: cstr, set: u64, clear: u64 }
+    7 Grab { slot: u64, path: cstr, set: u64, clear: u64, recursive: u64 }
     8 Attach { slot: u64, target: cstr, make: u64 }
     9 Bind { source: cstr, target: cstr, set: u64, optional: u64 }
-    10 EnterRoot { slot: u64, mountpoint: cstr }
+    10 EnterRoot { mountpoint: cstr }
     11 Mkdir { path: cstr, mode: u64 }
     12 ResetScheduling { oom_score_adj: u64 }
     13 LimitResource { resource: u64, soft: u64, hard: u64 }
@@ -143,6 +149,9 @@ steps! {
     17 MapUsers { first: u64, count: u64 }
     18 MapOwners { slot: u64, source: cstr }
     19 Join { pid: u64, start_ticks: u64, kinds: u64, users: u64 }
+    20 ActAs { id: u64 }
+    21 Overlay { place: cstr, flags: u64 }
+    22 Folder { path: cstr, make: u64 }
 }
 
 /// Reads an order: the steps, to be walked once, and what to run.

@@ -33,14 +33,15 @@ pub fn network(map: &Map<'_>, problems: &mut Problems) -> Network {
     field.one_of(&[("host", Network::Host), ("none", Network::None)], problems).unwrap_or_default()
 }
 
-pub fn security(map: &Map<'_>, user: User, problems: &mut Problems) -> Security {
+/// The walls; and `readOnlyRootfs` where it is written, which is about [`super::rootfs`].
+pub fn security<'a>(map: &Map<'a>, user: User, problems: &mut Problems) -> (Security, Option<Field<'a>>) {
     let mut security = Security::default();
     let Some(map) = map.get("security", problems).and_then(|field| {
         let map = Map::open(field.node, "security.", &SECURITY, problems)?;
         Some(map)
     }) else {
         within_namespace(map, user, &security, problems);
-        return security;
+        return (security, None);
     };
     let mut yes_or_no = |key: &str, place: &mut bool| {
         if let Some(value) = map.get(key, problems).and_then(|field| field.boolean(problems)) {
@@ -49,12 +50,6 @@ pub fn security(map: &Map<'_>, user: User, problems: &mut Problems) -> Security 
     };
     yes_or_no("userNamespace", &mut security.user_namespace);
     yes_or_no("noNewPrivileges", &mut security.no_new_privileges);
-    let mut read_only = true;
-    yes_or_no("readOnlyRootfs", &mut read_only);
-    if let (false, Some(field)) = (read_only, map.get("readOnlyRootfs", problems)) {
-        let help = "write into `/tmp`, `/run` or a volume; the files of `rootfs: host` are the host's own";
-        field.wrong("true with rootfs host", help, problems);
-    }
     if let Some(field) = map.get("capabilities", problems) {
         security.capabilities = capabilities(&field, problems);
     }
@@ -62,7 +57,7 @@ pub fn security(map: &Map<'_>, user: User, problems: &mut Problems) -> Security 
         security.seccomp = seccomp(&field, problems).unwrap_or(Seccomp::Default);
     }
     within_namespace(&map, user, &security, problems);
-    security
+    (security, map.get("readOnlyRootfs", problems))
 }
 
 /// Ids that the namespace does not map could not be taken.

@@ -13,6 +13,7 @@ pub mod isolation;
 pub mod job;
 pub mod probes;
 pub mod resources;
+pub mod rootfs;
 pub mod tree;
 pub mod workload;
 

@@ -43,6 +43,7 @@ fn the_teaching_example_reads_as_it_is() {
           "uid": 0,
           "gid": 0
         },
+        "rootfs": "host",
         "volumes": [],
         "network": "host",
         "security": {
@@ -176,6 +177,7 @@ network: host
           "uid": 1000,
           "gid": 100
         },
+        "rootfs": "host",
         "volumes": [
           {
             "source": "/srv/data",

@@ -5,7 +5,7 @@
 use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::tree::{Node, Value};
-use super::{isolation, job, probes, resources};
+use super::{isolation, job, probes, resources, rootfs};
 use crate::model::gpu::GPU_VARIABLES;
 use crate::model::label;
 use crate::model::name::Name;
@@ -117,7 +117,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
 
 /// Fields of which only one value is honoured so far; it may be written out.
 fn only_values(map: &Map<'_>, problems: &mut Problems) {
-    for (key, honoured) in [("apiVersion", API_VERSION), ("replicas", "1"), ("rootfs", "host")] {
+    for (key, honoured) in [("apiVersion", API_VERSION), ("replicas", "1")] {
         let Some(field) = map.get(key, problems) else { continue };
         let is = matches!(&field.node.value, Value::Scalar { text, .. } if text == honoured);
         if !is {
@@ -160,11 +160,12 @@ fn process(map: &Map<'_>, document: &Node, problems: &mut Problems) -> Option<Pr
     let user = map.get("user", problems).and_then(|field| user(&field, problems)).unwrap_or(User { uid: 0, gid: 0 });
     let volumes = isolation::volumes(map, problems);
     let network = isolation::network(map, problems);
-    let security = isolation::security(map, user, problems);
+    let (security, read_only) = isolation::security(map, user, problems);
+    let rootfs = rootfs::rootfs(map, read_only.as_ref(), problems);
     let rlimits = isolation::rlimits(map, problems);
     let oom_score_adj = map.get("oomScoreAdj", problems).and_then(|field| field.integer(-1000..=1000, problems));
     let (workdir, oom_score_adj) = (workdir.unwrap_or_else(|| "/".to_owned()), oom_score_adj.unwrap_or(0));
-    Some(Process { command: command?, env, workdir, user, volumes, network, security, rlimits, oom_score_adj })
+    Some(Process { command: command?, env, workdir, user, rootfs, volumes, network, security, rlimits, oom_score_adj })
 }
 
 pub(super) fn command(field: &Field<'_>, problems: &mut Problems) -> Option<Vec<String>> {

@@ -34,6 +34,43 @@ pub enum Network {
     None,
 }
 
+/// What a workload has as `/`. Images will be a third kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rootfs {
+    /// A read-only view of everything the host has mounted.
+    #[default]
+    Host,
+    /// A directory of the host, absolute, without what is mounted below it.
+    Directory { path: String, changes: Changes },
+}
+
+/// What becomes of what a workload changes in a root directory. The directory itself never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Changes {
+    /// There are none.
+    Refused,
+    /// They are memory of the workload's, gone with the instance.
+    Discarded,
+    /// They lie in the state folder until the workload is forgotten.
+    Kept,
+}
+
+impl Rootfs {
+    /// The directory, and what becomes of changes.
+    pub fn directory(&self) -> Option<(&str, Changes)> {
+        match self {
+            Rootfs::Host => None,
+            Rootfs::Directory { path, changes } => Some((path, *changes)),
+        }
+    }
+
+    pub fn is_writable(&self) -> bool {
+        self.directory().is_some_and(|(_, changes)| changes != Changes::Refused)
+    }
+}
+
 /// The walls around a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {

@@ -5,7 +5,7 @@
 //! (`docs/MANIFEST.md`, "Which edits restart").
 
 use super::gpu::GpuRequest;
-use super::isolation::{Network, ResourceLimits, Security, VolumeSource};
+use super::isolation::{Network, ResourceLimits, Rootfs, Security, VolumeSource};
 use super::job::Job;
 use super::name::Name;
 use super::probe::Probes;
@@ -60,6 +60,8 @@ pub struct Process {
     /// Absolute.
     pub workdir: String,
     pub user: User,
+    #[serde(default)]
+    pub rootfs: Rootfs,
     pub volumes: Vec<Volume>,
     #[serde(default)]
     pub network: Network,
@@ -82,7 +84,7 @@ pub struct User {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     pub source: VolumeSource,
-    /// Absolute, in the workload; has to exist there.
+    /// Absolute, in the workload; has to exist there unless it can be made.
     pub target: String,
     pub read_only: bool,
     /// Whether set-user-id bits count there.

@@ -27,6 +27,7 @@ pub use lifecycle::environment;
 use crate::model::cgroup::{Shrink, Write};
 use crate::model::desired::{Desired, Wanted};
 use crate::model::exit::Exit;
+use crate::model::isolation::Changes;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
@@ -164,6 +165,10 @@ pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foregro
     unhonoured.extend(ceilings::unhonoured(&wanted.spec.process, &machine.ceilings));
     if wanted.spec.job.timeout.is_some() {
         unhonoured.push("timeout is kept by the controller, not by a run in the foreground".to_owned());
+    }
+    if let Some((_, Changes::Kept)) = wanted.spec.process.rootfs.directory() {
+        let message = "rootfs.persist: a run in the foreground keeps nothing, its changes end with it";
+        unhonoured.push(message.to_owned());
     }
     let ids = wanted.spec.process.security.user_namespace.then(|| place::ids::foreground(pid));
     let record = Record { grant: Some(grant), ids, instance: 1, ..Record::new(wanted.spec, wanted.origin) };

@@ -18,6 +18,7 @@ mod lifecycle;
 mod programs;
 mod recovery;
 mod resources;
+mod rootfs;
 mod verbs;
 mod walls;
 mod world;

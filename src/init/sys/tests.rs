@@ -50,6 +50,10 @@ fn constants_are_the_ones_libc_knows() {
         (Errno::ACCES.0 as u64, libc::EACCES as u64),
         (Errno::EXIST.0 as u64, libc::EEXIST as u64),
         (Errno::NOTDIR.0 as u64, libc::ENOTDIR as u64),
+        (Errno::NAMETOOLONG.0 as u64, libc::ENAMETOOLONG as u64),
+        (RESOLVE_NO_MAGICLINKS, libc::RESOLVE_NO_MAGICLINKS),
+        (RESOLVE_NO_SYMLINKS, libc::RESOLVE_NO_SYMLINKS),
+        (Errno::OVERFLOW.0 as u64, libc::EOVERFLOW as u64),
         (Errno::INVAL.0 as u64, libc::EINVAL as u64),
         (Errno::NOSYS.0 as u64, libc::ENOSYS as u64),
     ];

@@ -45,7 +45,10 @@ fn an_order_reads_back_as_it_was_written() {
         Step::WriteFile { path: c"/sys/fs/cgroup/cpu/web/tasks", content: c"0" },
         Step::NewSession {},
         Step::Mount { source: c"proc", target: c"/proc", fstype: c"proc", flags: 14, data: c"" },
-        Step::EnterRoot { slot: 0, mountpoint: c"/run/x" },
+        Step::EnterRoot { mountpoint: c"/run/x" },
+        Step::ActAs { id: 7 },
+        Step::Overlay { place: c"/run/x", flags: 4 },
+        Step::Folder { path: c"/proc", make: 1 },
     ];
     let mut words = aligned(&order(&steps, &run_order()));
     let (read, mut run) = decode(bytes_of(&mut words)).unwrap();

@@ -58,6 +58,7 @@ pub(super) fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'sta
         ("env", old.env == new.env),
         ("workdir", old.workdir == new.workdir),
         ("user", old.user == new.user),
+        ("rootfs", old.rootfs == new.rootfs),
         ("volumes", old.volumes == new.volumes),
         ("network", old.network == new.network),
         ("security", old.security == new.security),

@@ -114,9 +114,10 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
 
 /// The command's environment: the manifest's on top of a few defaults, and its GPUs on top of that.
 pub fn environment(record: &Record) -> BTreeMap<String, String> {
-    let Process { user, security, .. } = &record.spec.process;
-    // Root inside a user namespace is a stranger to the host's /root.
-    let home = if user.uid == 0 && !security.user_namespace { "/root" } else { "/" };
+    let Process { user, rootfs, security, .. } = &record.spec.process;
+    // Root inside a user namespace is a stranger to the host's /root, and at home in that of a directory.
+    let at_home = !security.user_namespace || rootfs.directory().is_some();
+    let home = if user.uid == 0 && at_home { "/root" } else { "/" };
     let defaults = [("PATH", PATH), ("HOME", home), ("LANG", "C.UTF-8")];
     let mut env: BTreeMap<String, String> = defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     env.extend(record.spec.process.env.clone());
