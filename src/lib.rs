@@ -26,6 +26,7 @@
 //! | the loop, [`control::Controller::run`] (one task) | everything below | work for the workers, a [`control::report::Snapshot`] after each pass |
 //! | workers (threads, at most 8, gone when idle) | one step, look or scan each | its result, as a message to the loop |
 //! | the watcher (thread of notify) | inotify | "look at the folder" |
+//! | the table of mounts ([`host::mounts`], in the loop) | mounts and unmounts | "look at the folder" |
 //! | `processes` (thread, [`host::processes`]) | pidfds and set-up reports, in epoll | "look at this workload" |
 //! | the syncer (thread, [`store`]) | a record put | records on disk |
 //! | the API (task, [`api::socket`]) | the Unix socket | commands to the loop, answers from the last snapshot |

@@ -2,7 +2,7 @@
 
 use super::{ControllerArgs, LogFormat, SOCKET};
 use crate::api::{Api, socket};
-use crate::control::folder::Folder;
+use crate::control::folder::{Folder, FolderError};
 use crate::control::trust::{Owner, Trust};
 use crate::control::{Changes, Controller, Options, Parts, Threads};
 use crate::host::chain;
@@ -39,10 +39,14 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let manifests = absolute(&args.manifests).context("cannot find the current directory")?;
     let state = absolute(&args.state).context("cannot find the current directory")?;
     let runtime_dir = absolute(&args.runtime_dir).context("cannot find the current directory")?;
-    let folder = open_folder(&manifests, &args.trust_owner)?;
+    let (folder, away) = open_folder(&manifests, &args.trust_owner)?;
     fs::create_dir_all(&runtime_dir).with_context(|| format!("cannot make {}", runtime_dir.display()))?;
     let _lock = lock(&runtime_dir)?;
     let (store, mut found) = Store::open(&state).map_err(told)?;
+    // A folder that is away keeps nothing from being looked after; one that never held anything is a slip of the pen.
+    if let Some(error) = away.filter(|_| found.records.is_empty()) {
+        return Err(error.into());
+    }
     for loss in found.losses.drain(..) {
         tracing::error!(loss, "the database");
     }
@@ -124,14 +128,21 @@ pub(super) fn host_labels(given: &[Label]) -> anyhow::Result<HostLabels> {
     Ok(HostLabels::new(hostname.trim_end(), ARCH, given))
 }
 
-fn open_folder(path: &Path, trusted: &[u32]) -> anyhow::Result<Folder> {
+/// The folder, and why it cannot be read now.
+fn open_folder(path: &Path, trusted: &[u32]) -> anyhow::Result<(Folder, Option<FolderError>)> {
     let sudo = std::env::var("SUDO_UID").ok();
     let trust = Trust::new(geteuid().as_raw(), trusted, sudo.as_deref());
     let folder = Folder::new(path.to_owned(), trust);
-    if let Owner::Sudo(uid) = folder.check()? {
-        tracing::warn!(path = %path.display(), uid, "the manifests folder belongs to the user behind sudo, who can run anything as root");
-    }
-    Ok(folder)
+    let away = match folder.check() {
+        Ok(Owner::Trusted) => None,
+        Ok(Owner::Sudo(uid)) => {
+            tracing::warn!(path = %path.display(), uid, "the manifests folder belongs to the user behind sudo, who can run anything as root");
+            None
+        }
+        Err(error @ FolderError::Read { .. }) => Some(error),
+        Err(error) => return Err(error.into()),
+    };
+    Ok((folder, away))
 }
 
 fn lock(runtime_dir: &Path) -> anyhow::Result<Flock<File>> {

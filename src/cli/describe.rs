@@ -32,6 +32,7 @@ fn render(status: &Status, now: Timestamp) -> String {
     line("Name:", status.name.to_string());
     line("Kind:", status.kind.clone());
     line("Manifest:", format!("{} (revision {})", status.manifest, status.revision));
+    line("Folder:", status.folder_revision.as_ref().map(|revision| format!("revision {revision}")).unwrap_or_default());
     line("Generation:", format!("{}, in force: {}", status.generation, status.observed_generation));
     line("Labels:", status.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", "));
     line("Command:", shell_words::join(&status.command));

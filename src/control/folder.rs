@@ -1,36 +1,50 @@
 //! The manifests folder: which files there are, what they say, and which of them are not to be read now.
 //!
-//! Owns every look at the folder. One scan opens it anew, so a folder that was replaced or comes back is simply read. A file is read only
-//! when its identity (device, inode, size, times) has changed since the last time; an idle scan costs a stat a file.
+//! Owns every look at the folder. One scan opens it anew and holds it open, so a folder that was replaced or comes back is simply read,
+//! and one that is swapped meanwhile is read whole. A file is read only when its identity (device, inode, size, times) has changed since
+//! the last time; an idle scan costs a stat a file.
 //!
-//! Guarantees: a half-written file is not read; a file that disappears counts for another second; nothing but regular files is ever
-//! opened, and never through a link that somebody other than root laid to the outside; a folder that cannot be read changes nothing.
+//! Guarantees: a half-written file is not read; a file that disappears counts until the folder has been quiet for a second; nothing but
+//! regular files is ever opened, and never through a link that somebody other than root laid to the outside; a folder that cannot be
+//! read, or is another one and empty, changes nothing; a sub-folder or entry that cannot be used holds what it had.
+
+mod approach;
+mod entry;
+mod reading;
+mod revision;
 
 use super::trust::{Owner, Trust, Untrusted};
-use crate::host::lease::try_read_lease;
+use super::watch::{Interest, Places};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::tree::Place;
-use crate::manifest::{Claim, FILE_BYTES_MAX, Parsed, parse};
+use crate::manifest::{Claim, Parsed};
 use crate::model::record::Origin;
 use crate::model::spec::Spec;
+use entry::{Entry, Listed, Root, Unlisted, list};
+use reading::{Identity, Unread, changed_at, parse_or_refuse, read_file};
+use revision::Revision;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// A file that is gone may be back in a moment: editors and rsync replace by removing.
+/// A file that is gone may be back in a moment: editors and rsync replace by removing. It is gone once nothing in the folder has changed
+/// for this long.
 pub const DELETION_SETTLES: Duration = Duration::from_secs(1);
-/// Where a writer cannot be detected, a file this long untouched is taken to be whole.
-const QUIET: Duration = Duration::from_millis(150);
-/// How soon to look again at a file that is being written. Its closing wakes us sooner.
+/// A folder in which something changes all the time is not waited for longer than this: twenty times what a checkout of 200 files takes.
+const DELETION_SETTLES_MAX: Duration = Duration::from_secs(10);
+/// How soon to look again at a file that is being written. Its closing wakes us sooner; this is for file systems that do not tell.
 const BUSY_AGAIN: Duration = Duration::from_millis(200);
+/// How seldom at most, when the same writer has been there for long.
+const BUSY_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// A file changed this shortly before it was read may change again without its times telling: the kernel's clock for files ticks every
 /// 4 to 10 ms.
 const RACY: Duration = Duration::from_millis(100);
+/// Git moves HEAD after it has written the files: only this long after a file was read is it certain which revision it came with.
+const REVISION_FOLLOWS: Duration = Duration::from_secs(2);
 /// Files that are looked at, and sub-folders. More is a mistake, such as a home directory.
 pub const FILES_MAX: usize = 20_000;
 
@@ -43,6 +57,12 @@ pub struct Folder {
     read: BTreeMap<String, Known>,
     /// Since when a file that was read is missing.
     missing: BTreeMap<String, Instant>,
+    /// Since when somebody has had a file open for writing.
+    written: BTreeMap<String, Instant>,
+    /// When something was last found changed.
+    stirred: Option<Instant>,
+    /// Device and inode of the folder, and by name those of each sub-folder, when a manifest was last seen there.
+    homes: BTreeMap<String, (u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -51,16 +71,8 @@ struct Known {
     /// Read so soon after its last change that the identity proves nothing.
     racy: bool,
     parsed: Arc<Parsed>,
-}
-
-/// What changes whenever a file's content does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    /// When it was first found to say this.
+    since: Instant,
 }
 
 /// What one look found.
@@ -71,12 +83,24 @@ pub struct Scan {
     pub settling: BTreeSet<String>,
     /// Files that somebody has open for writing, or that changed while they were read.
     pub being_written: BTreeSet<String>,
-    /// Folders to watch: the folder itself and its sub-folders.
-    pub folders: BTreeSet<PathBuf>,
+    /// What to watch: the folder, its sub-folders, and where links that lead here lie.
+    pub places: Places,
+    /// Whether some of it is where changes have to be looked for.
+    pub remote: bool,
+    /// The revision of the whole folder, where it has one.
+    pub revision: Option<String>,
     /// Remarks about entries that are no manifests.
     pub remarks: Vec<Diagnostic>,
     /// When a look may find something new without an event.
     pub again_in: Option<Duration>,
+    /// Files whose content was read, not only their identity.
+    pub read: usize,
+}
+
+impl Scan {
+    fn again(&mut self, wait: Duration) {
+        self.again_in = Some(self.again_in.map_or(wait, |other| other.min(wait)));
+    }
 }
 
 /// Why the folder cannot be looked at. Nothing changes for what runs.
@@ -90,31 +114,32 @@ pub enum FolderError {
     Untrusted(#[from] Untrusted),
     #[error("the manifests folder {path} has more than {FILES_MAX} entries\n  help: is it the right folder?")]
     TooMany { path: PathBuf },
+    #[error(
+        "the manifests folder {path} is another one than before, and holds no manifest\n  help: mount it or bring its files back; if all but a few workloads are to go, put the manifests of the few there"
+    )]
+    Emptied { path: PathBuf },
 }
 
-/// An entry of the folder, followed if it is a link.
-struct Entry {
-    /// Below the folder.
-    name: String,
-    path: PathBuf,
-    /// Of what is there after following links.
-    found: Metadata,
-    /// Reached through a link that root laid: its owner's word is enough.
-    by_root: bool,
-}
-
-/// A file that makes the parser panic is refused; its neighbours are read.
-fn parse_or_refuse(name: &str, bytes: &[u8]) -> Parsed {
-    // Nothing of a parse is shared, so nothing can be left half-changed.
-    catch_unwind(AssertUnwindSafe(|| parse(name, bytes))).unwrap_or_else(|_| {
-        let help = "please report it with this file; the panic's message is in the log";
-        Parsed::refused(Diagnostic::error(name, START, "reading it ended in a panic, a bug in containerctl", help))
-    })
+/// What decides where the folder is, to be watched while it cannot be read.
+pub fn whereabouts(path: &Path) -> Places {
+    let mut places = approach::approach(path).places;
+    if path.is_dir() {
+        places.insert(path.to_owned(), Interest::Everything);
+    }
+    places
 }
 
 impl Folder {
     pub fn new(path: PathBuf, trust: Trust) -> Folder {
-        Folder { path, trust, read: BTreeMap::new(), missing: BTreeMap::new() }
+        Folder {
+            path,
+            trust,
+            read: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            written: BTreeMap::new(),
+            stirred: None,
+            homes: BTreeMap::new(),
+        }
     }
 
     /// The same folder, as if it had never been looked at.
@@ -135,25 +160,52 @@ impl Folder {
 
     /// Looks at everything.
     pub fn scan(&mut self) -> Result<Scan, FolderError> {
-        self.check()?;
+        let scanned = self.scan_all();
+        if scanned.is_err() {
+            // It may come back file by file: those that are not there yet have not been missing since the folder was lost.
+            self.missing.clear();
+        }
+        scanned
+    }
+
+    fn scan_all(&mut self) -> Result<Scan, FolderError> {
         let mut scan = Scan::default();
-        let mut present = BTreeSet::new();
-        let root = fs::canonicalize(&self.path).map_err(|source| self.unreadable(source))?;
-        scan.folders.insert(self.path.clone());
-        let top = self.entries(&root, "", &root, &mut scan)?;
+        let way = approach::approach(&self.path);
+        let root = Root::open(&self.path).map_err(|source| self.unreadable(source))?;
+        let found = root.metadata().map_err(|source| self.unreadable(source))?;
+        self.trust.check(&self.path, &found)?;
+        let revision = revision::revision(&root.path, &way);
+        scan.remote = entry::lies_remote(&root.path);
+        scan.places = way.places;
+        scan.places.insert(self.path.clone(), Interest::Everything);
+        let Listed { entries: top, strays } = list(&root, "", FILES_MAX).map_err(|error| match error {
+            Unlisted::Failed(source) => self.unreadable(source),
+            Unlisted::TooMany => FolderError::TooMany { path: self.path.clone() },
+        })?;
+        self.hold_strays(strays, &mut scan);
         let mut entries = Vec::new();
         for entry in top {
             if entry.found.is_dir() {
-                entries.extend(self.sub_folder(&entry, &root, &mut scan)?);
+                entries.extend(self.sub_folder(&entry, &root, &mut scan));
             } else {
                 entries.push(entry);
             }
         }
-        for entry in entries.into_iter().filter(|entry| is_manifest(&entry.name)) {
-            present.insert(entry.name.clone());
+        entries.retain(|entry| is_manifest(&entry.name));
+        let present: BTreeSet<String> = entries.iter().map(|entry| entry.name.clone()).collect();
+        let home = (found.dev(), found.ino());
+        if present.is_empty() && !self.read.is_empty() && self.homes.get("").is_some_and(|known| *known != home) {
+            return Err(FolderError::Emptied { path: self.path.clone() });
+        }
+        if !present.is_empty() {
+            self.homes.insert(String::new(), home);
+        }
+        for entry in entries {
+            watch_link(&entry, &mut scan);
             self.look(&entry, &mut scan);
         }
         self.forget(&present, &mut scan);
+        self.label(revision, &mut scan);
         for (name, read) in &self.read {
             scan.files.entry(name.clone()).or_insert_with(|| Arc::clone(&read.parsed));
         }
@@ -161,232 +213,183 @@ impl Folder {
         Ok(scan)
     }
 
-    /// The entries of one folder that are regular files or folders. `below` is its name with a slash, empty for the top.
-    fn entries(&self, folder: &Path, below: &str, root: &Path, scan: &mut Scan) -> Result<Vec<Entry>, FolderError> {
-        let mut entries = Vec::new();
-        for (count, entry) in fs::read_dir(folder).map_err(|source| self.unreadable(source))?.enumerate() {
-            let entry = entry.map_err(|source| self.unreadable(source))?;
-            if count >= FILES_MAX {
-                return Err(FolderError::TooMany { path: folder.to_owned() });
-            }
-            let Ok(file_name) = entry.file_name().into_string() else { continue };
-            // Hidden: `.git`, `..data`, and what editors and rsync write before they rename.
-            if file_name.starts_with('.') {
-                continue;
-            }
-            let name = format!("{below}{file_name}");
-            match follow(&entry.path(), root) {
-                Ok(Followed { found, by_root }) if found.is_file() || found.is_dir() => {
-                    entries.push(Entry { name, path: entry.path(), found, by_root });
-                }
-                Ok(Followed { found, .. }) => {
-                    scan.remarks.push(remark(
-                        &name,
-                        &format!("is a {}, not a file, and is ignored", kind_of(&found)),
-                        "remove it from the folder",
-                    ));
-                }
-                Err(Stray::Gone) => {}
-                Err(Stray::Foreign { uid }) => scan.remarks.push(remark(
-                    &name,
-                    &format!("is a link of uid {uid} that leads out of the folder, and is ignored"),
-                    "copy the file here, or have root make the link",
-                )),
-                Err(Stray::Dangling) => {
-                    scan.remarks.push(remark(&name, "is a link to nothing, and is ignored", "mend or remove the link"));
-                }
-            }
-        }
-        Ok(entries)
-    }
-
     /// A sub-folder's entries; those of its own sub-folders are not looked at.
-    fn sub_folder(&self, entry: &Entry, root: &Path, scan: &mut Scan) -> Result<Vec<Entry>, FolderError> {
+    fn sub_folder(&mut self, entry: &Entry, root: &Root, scan: &mut Scan) -> Vec<Entry> {
+        watch_link(entry, scan);
         if !entry.by_root
             && let Err(untrusted) = self.trust.check(&entry.path, &entry.found)
         {
             let (message, help) = split_help(&untrusted);
-            let why = format!("{}: {message}", entry.name);
-            scan.remarks.push(Diagnostic::error(&entry.name, START, format!("{message}; the folder is ignored"), help));
-            // What was read there before is held, not gone.
-            for (name, read) in &self.read {
-                if name.starts_with(&format!("{}/", entry.name)) {
-                    scan.files.insert(name.clone(), held(&read.parsed, &why));
-                }
-            }
-            return Ok(Vec::new());
+            return self.give_up(&entry.name, &message, &help, scan);
         }
-        scan.folders.insert(entry.path.clone());
-        self.entries(&entry.path, &format!("{}/", entry.name), root, scan)
+        let below = format!("{}/", entry.name);
+        let Listed { mut entries, strays } = match list(root, &below, FILES_MAX) {
+            Ok(listed) => listed,
+            // Removed since it was listed: its files are missing from now on.
+            Err(Unlisted::Failed(error)) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(Unlisted::Failed(error)) => {
+                let message = format!("{} cannot be read: {error}", entry.path.display());
+                return self.give_up(&entry.name, &message, "check its permissions and the disk", scan);
+            }
+            Err(Unlisted::TooMany) => {
+                let message = format!("{} has more than {FILES_MAX} entries", entry.path.display());
+                return self.give_up(&entry.name, &message, "is it the right folder?", scan);
+            }
+        };
+        entries.retain(|entry| entry.found.is_file() && is_manifest(&entry.name));
+        let home = (entry.found.dev(), entry.found.ino());
+        let was_elsewhere = self.homes.get(&entry.name).is_some_and(|(device, _)| *device != home.0);
+        if entries.is_empty() && was_elsewhere && self.read.keys().any(|name| name.starts_with(&below)) {
+            let message = format!("{} is on another file system than before, and empty", entry.path.display());
+            return self.give_up(&entry.name, &message, "mount it again, or remove it to stop its workloads", scan);
+        }
+        if !entries.is_empty() {
+            self.homes.insert(entry.name.clone(), home);
+        }
+        scan.remote |= entry::lies_remote(&entry.at);
+        scan.places.insert(entry.path.clone(), Interest::Everything);
+        self.hold_strays(strays, scan);
+        entries
+    }
+
+    /// A sub-folder that cannot be used: said, and what was read there before is held, not gone.
+    fn give_up(&self, name: &str, message: &str, help: &str, scan: &mut Scan) -> Vec<Entry> {
+        scan.remarks.push(Diagnostic::error(name, START, format!("{message}; the folder is ignored"), help));
+        self.hold(name, &format!("{name}: {message}"), scan);
+        Vec::new()
+    }
+
+    /// Names that are there but lead to no manifest. A broken link is no deletion.
+    fn hold_strays(&self, strays: BTreeMap<String, Diagnostic>, scan: &mut Scan) {
+        for (name, stray) in strays {
+            self.hold(&name, &stray.headline(), scan);
+            scan.remarks.push(stray);
+        }
+    }
+
+    /// Has what was read of a file, or below a folder, go on as it is.
+    fn hold(&self, name: &str, why: &str, scan: &mut Scan) {
+        let below = format!("{name}/");
+        for (path, read) in self.read.iter().filter(|(path, _)| *path == name || path.starts_with(&below)) {
+            scan.files.insert(path.clone(), held(&read.parsed, why));
+        }
     }
 
     /// Takes a file as it was read before, or reads it.
     fn look(&mut self, entry: &Entry, scan: &mut Scan) {
-        self.missing.remove(&entry.name);
+        let name = &entry.name;
+        self.missing.remove(name);
         let identity = Identity::of(&entry.found);
-        if self.read.get(&entry.name).is_some_and(|read| read.identity == identity && !read.racy) {
+        if self.read.get(name).is_some_and(|read| read.identity == identity && !read.racy) {
+            self.written.remove(name);
             return;
         }
-        let parsed = match self.read_file(entry) {
-            Ok(bytes) => Arc::new(parse_or_refuse(&entry.name, &bytes)),
-            Err(Unread::Busy) => {
-                scan.again_in = Some(scan.again_in.map_or(BUSY_AGAIN, |other| other.min(BUSY_AGAIN)));
-                scan.being_written.insert(entry.name.clone());
-                // As it was before; if it was never read, its workloads are to be left alone.
-                if !self.read.contains_key(&entry.name) {
-                    let parsed = Parsed { broken: true, ..Parsed::default() };
-                    scan.files.insert(entry.name.clone(), Arc::new(parsed));
-                }
-                return;
-            }
+        let parsed = match read_file(entry, &self.trust) {
+            Ok(bytes) => Arc::new(parse_or_refuse(name, &bytes)),
+            Err(Unread::Busy) => return self.wait_for_writer(name, scan),
             Err(Unread::Refused(diagnostic)) => Arc::new(Parsed::refused(diagnostic)),
         };
+        scan.read += 1;
+        self.written.remove(name);
         let since_change = SystemTime::now().duration_since(changed_at(&entry.found)).unwrap_or_default();
         let racy = since_change < RACY;
         if racy {
-            scan.again_in = Some(scan.again_in.map_or(RACY, |other| other.min(RACY)));
+            scan.again(RACY);
         }
         // Read again and found the same: the same object, so that nobody downstream has to compare.
-        let same =
-            self.read.get(&entry.name).filter(|read| *read.parsed == *parsed).map(|read| Arc::clone(&read.parsed));
-        let parsed = same.unwrap_or(parsed);
-        self.read.insert(entry.name.clone(), Known { identity, racy, parsed });
+        let known = self.read.get(name).filter(|known| is_same(&known.parsed, &parsed));
+        let known = known.map(|known| (Arc::clone(&known.parsed), known.since));
+        let (parsed, since) = known.unwrap_or_else(|| {
+            self.stirred = Some(Instant::now());
+            (parsed, Instant::now())
+        });
+        self.read.insert(name.clone(), Known { identity, racy, parsed, since });
     }
 
-    fn read_file(&self, entry: &Entry) -> Result<Vec<u8>, Unread> {
-        let refused =
-            |message: String, help: &str| Unread::Refused(Diagnostic::error(&entry.name, START, message, help));
-        if !entry.by_root
-            && let Err(untrusted) = self.trust.check(&entry.path, &entry.found)
-        {
-            let (message, help) = split_help(&untrusted);
-            return Err(Unread::Refused(Diagnostic::error(&entry.name, START, message, help)));
+    /// Leaves a file as it was until its writer is done.
+    fn wait_for_writer(&mut self, name: &str, scan: &mut Scan) {
+        let now = Instant::now();
+        let since = *self.written.entry(name.to_owned()).or_insert(now);
+        scan.again((now.duration_since(since) / 4).clamp(BUSY_AGAIN, BUSY_AGAIN_MAX));
+        scan.being_written.insert(name.to_owned());
+        self.stirred = Some(now);
+        // If it was never read, its workloads are to be left alone.
+        if !self.read.contains_key(name) {
+            let parsed = Parsed { broken: true, ..Parsed::default() };
+            scan.files.insert(name.to_owned(), Arc::new(parsed));
         }
-        if entry.found.len() > FILE_BYTES_MAX as u64 {
-            let message = format!("has {} bytes, expected at most {FILE_BYTES_MAX}", entry.found.len());
-            return Err(refused(message, "split it into several files; is it a manifest at all?"));
-        }
-        let failed =
-            |error: &io::Error| refused(format!("cannot be read: {error}"), "check its permissions and the disk");
-        // Non-blocking, and checked again once open: between the look and here it may have become a pipe.
-        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(&entry.path);
-        let mut file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unread::Busy),
-            Err(error) => return Err(failed(&error)),
-        };
-        let before = file.metadata().map_err(|error| failed(&error))?;
-        if Identity::of(&before) != Identity::of(&entry.found) || has_writer(&file, &before) {
-            return Err(Unread::Busy);
-        }
-        let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0) + 1);
-        (&mut file).take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-        let after = file.metadata().map_err(|error| failed(&error))?;
-        if Identity::of(&after) == Identity::of(&before) { Ok(bytes) } else { Err(Unread::Busy) }
     }
 
     /// Lets go of files that have been missing for long enough.
     fn forget(&mut self, present: &BTreeSet<String>, scan: &mut Scan) {
         let now = Instant::now();
-        let gone: Vec<String> = self
-            .read
-            .keys()
-            .filter(|name| !present.contains(*name) && !scan.files.contains_key(*name))
-            .cloned()
-            .collect();
+        let gone = |name: &&String| !present.contains(*name) && !scan.files.contains_key(*name);
+        let gone: BTreeSet<String> = self.read.keys().filter(gone).cloned().collect();
+        self.missing.retain(|name, _| gone.contains(name));
+        self.written.retain(|name, _| present.contains(name));
+        for name in &gone {
+            if !self.missing.contains_key(name) {
+                self.missing.insert(name.clone(), now);
+                self.stirred = Some(now);
+            }
+        }
         for name in gone {
-            let since = *self.missing.entry(name.clone()).or_insert(now);
-            let left = DELETION_SETTLES.saturating_sub(now.duration_since(since));
+            let since = self.missing.get(&name).copied().unwrap_or(now);
+            let quiet = self.stirred.map_or(since, |stirred| stirred.max(since));
+            let counts_at = (quiet + DELETION_SETTLES).min(since + DELETION_SETTLES_MAX);
+            let left = counts_at.saturating_duration_since(now);
             if left.is_zero() {
                 self.read.remove(&name);
                 self.missing.remove(&name);
             } else {
-                scan.again_in = Some(scan.again_in.map_or(left, |other| other.min(left)));
+                scan.again(left);
                 scan.settling.insert(name);
             }
         }
+    }
+
+    /// Notes on what has been read which revision of the folder it came with, once that is certain.
+    fn label(&mut self, revision: Option<Revision>, scan: &mut Scan) {
+        let Some(Revision { name, comes_last }) = revision else { return };
+        let unlabelled = |known: &&mut Known| known.parsed.workloads.iter().any(|(_, origin)| origin.folder.is_none());
+        for known in self.read.values_mut().filter(unlabelled) {
+            let wait = REVISION_FOLLOWS.saturating_sub(known.since.elapsed());
+            if comes_last && !wait.is_zero() {
+                scan.again(wait);
+                continue;
+            }
+            let mut parsed = known.parsed.as_ref().clone();
+            for (_, origin) in &mut parsed.workloads {
+                origin.folder = Some(name.clone());
+            }
+            known.parsed = Arc::new(parsed);
+        }
+        scan.revision = Some(name);
+    }
+}
+
+/// Whether two readings of a file say the same. That of an older revision of the folder keeps its label.
+fn is_same(known: &Parsed, now: &Parsed) -> bool {
+    if known.revision.is_empty() { known == now } else { known.revision == now.revision && known.broken == now.broken }
+}
+
+/// A link leads where nobody would look otherwise: its way and its target are watched too.
+fn watch_link(entry: &Entry, scan: &mut Scan) {
+    if !entry.is_link {
+        return;
+    }
+    let target = entry::target(entry).map(|(folder, name)| (folder, Interest::name(name)));
+    for (folder, interest) in approach::approach(&entry.path).places.into_iter().chain(target) {
+        scan.places.entry(folder).or_default().merge(interest);
     }
 }
 
 const START: Place = Place { line: 1, column: 1 };
 
-enum Unread {
-    /// Somebody is writing it, or it changed while it was read.
-    Busy,
-    Refused(Diagnostic),
-}
-
-impl Identity {
-    fn of(found: &Metadata) -> Identity {
-        Identity {
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.len(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        }
-    }
-}
-
-fn changed_at(found: &Metadata) -> SystemTime {
-    let (seconds, nanos) = (u64::try_from(found.ctime()).unwrap_or(0), u32::try_from(found.ctime_nsec()).unwrap_or(0));
-    SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos)
-}
-
-/// What an entry is after following links, and whether root vouches for it.
-struct Followed {
-    found: Metadata,
-    by_root: bool,
-}
-
-/// An entry that is not followed.
-enum Stray {
-    Gone,
-    Dangling,
-    Foreign { uid: u32 },
-}
-
-fn follow(path: &Path, root: &Path) -> Result<Followed, Stray> {
-    let own = fs::symlink_metadata(path).map_err(|_| Stray::Gone)?;
-    if !own.is_symlink() {
-        return Ok(Followed { found: own, by_root: false });
-    }
-    let target = fs::canonicalize(path).map_err(|_| Stray::Dangling)?;
-    let inside = target.starts_with(root);
-    if !inside && own.uid() != 0 {
-        return Err(Stray::Foreign { uid: own.uid() });
-    }
-    let found = fs::metadata(&target).map_err(|_| Stray::Dangling)?;
-    Ok(Followed { found, by_root: !inside })
-}
-
-/// Whether somebody has the file open for writing. A read lease is refused then. Where leases do not work (network file systems) a file counts as written until it has been quiet for a while.
-fn has_writer(file: &File, found: &Metadata) -> bool {
-    match try_read_lease(file) {
-        Ok(()) => false,
-        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => true,
-        Err(_) => {
-            let quiet = SystemTime::now().duration_since(changed_at(found)).unwrap_or_default();
-            quiet < QUIET
-        }
-    }
-}
-
 /// `*.yaml` and `*.yml`. What tools leave around (`.swp`, `~`, `.tmp`, `.yaml-bak`) ends otherwise or is hidden.
-fn is_manifest(name: &str) -> bool {
+pub(super) fn is_manifest(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
     matches!(extension, Some("yaml" | "yml"))
-}
-
-fn kind_of(found: &Metadata) -> &'static str {
-    let kind = found.file_type();
-    if kind.is_fifo() {
-        "pipe"
-    } else if kind.is_socket() {
-        "socket"
-    } else {
-        "device"
-    }
 }
 
 fn remark(path: &str, message: &str, help: &str) -> Diagnostic {

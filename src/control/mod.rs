@@ -42,10 +42,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sweep::Swept;
 use tokio::sync::{Notify, oneshot, watch as cell};
-use watch::Watch;
 
 pub use run::{Handle, Threads, WORKERS_MAX};
 pub use source::Source;
+use source::Watching;
 
 /// How soon to look again at a run that is being set up. Its report wakes us long before; this is for one an earlier controller began.
 const STARTING_AGAIN: Duration = Duration::from_millis(250);
@@ -171,7 +171,7 @@ pub struct Controller {
     folder: Option<Box<dyn Source>>,
     /// The same folder, nothing read yet, in case a scan panics.
     folder_anew: Option<Box<dyn Source>>,
-    watch: Option<Watch>,
+    watching: Watching,
     folder_woken: Arc<Notify>,
     snapshot: cell::Sender<Arc<Snapshot>>,
     journal: Arc<Journal>,
@@ -220,7 +220,7 @@ impl Controller {
             changes,
             folder: Some(source),
             folder_anew: None,
-            watch: None,
+            watching: Watching::default(),
             folder_woken: Arc::new(Notify::new()),
             snapshot: cell::Sender::new(Arc::new(Snapshot::default())),
             journal: Arc::new(Journal::new(found.events)),
@@ -252,6 +252,7 @@ impl Controller {
             Input::Done(done) => self.finish(*done),
             Input::Command(command) => self.obey(command),
             Input::Resync => {
+                self.watch_again();
                 self.scan_at = Some(self.host.instant());
                 self.sweep();
             }

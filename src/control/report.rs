@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub diagnostics: Vec<Diagnostic>,
     /// Why the manifests folder cannot be read, if it cannot.
     pub folder_error: Option<String>,
+    /// The revision of the manifests folder, where it has one.
+    pub folder_revision: Option<String>,
     /// What keeps the host from being as its manifests say, in sentences; empty when it is.
     pub unsettled: Vec<String>,
     /// What each workload has used, as of the last resync.
@@ -35,6 +37,8 @@ pub struct Health {
     pub workloads: usize,
     pub running: usize,
     pub converged: bool,
+    /// The revision of the manifests folder: a git commit, or what a swapped link leads to.
+    pub folder_revision: Option<String>,
     pub unsettled: Vec<String>,
 }
 
@@ -51,6 +55,7 @@ impl Snapshot {
             workloads: self.statuses.len(),
             running,
             converged: self.unsettled.is_empty(),
+            folder_revision: self.folder_revision.clone(),
             unsettled: self.unsettled.clone(),
         }
     }
@@ -97,6 +102,7 @@ pub fn status(
         cgroup,
         manifest: record.origin.path.clone(),
         revision: record.origin.revision.clone(),
+        folder_revision: record.origin.folder.clone(),
         generation: record.generation,
         observed_generation: observed_generation(verdict, before, started_as),
         conditions,

@@ -3,6 +3,7 @@
 use super::journal::Journal;
 use super::{Command, Controller, Done, Input, Snapshot, Task};
 use crate::host::chain;
+use crate::host::mounts::Mounts;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +75,7 @@ impl Controller {
     ) {
         tokio::pin!(shutdown);
         let (folder_woken, changes) = (Arc::clone(&self.folder_woken), Arc::clone(&self.changes));
+        let mounts = Mounts::watch();
         let mut resync = interval_at(Instant::now() + self.options.resync, self.options.resync);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -83,6 +85,7 @@ impl Controller {
             let input = tokio::select! {
                 () = &mut shutdown => break,
                 () = folder_woken.notified() => Input::Folder,
+                () = mounts.changed() => Input::Folder,
                 () = changes.bell.notified() => Input::Workloads,
                 Some(done) = threads.done.recv() => Input::Done(Box::new(done)),
                 Some(command) = commands.recv() => Input::Command(command),

@@ -1,12 +1,16 @@
 //! The loop's dealings with the manifests folder: when to look at it, what is watched, what a look leads to.
 
-use super::folder::{Folder, FolderError, Scan};
-use super::watch::Watch;
+use super::folder::{Folder, FolderError, Scan, whereabouts};
+use super::watch::{Places, Watch};
 use super::{Controller, Done, Job};
 use crate::host::chain;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often to look where nothing tells of changes: network and user-space file systems, a host without inotify instances to spare, a
+/// folder that is away. A look costs a stat a file; Kubernetes' kubelet polls its manifests every 20 s, people wait for an edit of theirs.
+const POLL: Duration = Duration::from_secs(2);
 
 /// Where the manifests are.
 pub trait Source: Send {
@@ -26,20 +30,54 @@ impl Source for Folder {
     }
 }
 
+/// The watch on the folder, if one was asked for.
+#[derive(Default)]
+pub(super) struct Watching {
+    folder: Option<PathBuf>,
+    watch: Option<Watch>,
+}
+
 impl Controller {
-    /// Watches a folder from now on. Without a watch the resync still looks at it.
-    pub fn watch(&mut self, folder: &std::path::Path) {
-        let woken = Arc::clone(&self.folder_woken);
-        match Watch::new(folder, move || woken.notify_one()) {
-            Ok(watch) => self.watch = Some(watch),
-            Err(error) => self.cannot_watch(folder, &error),
+    /// Watches a folder from now on. Without a watch it is looked at every few seconds, and a watch is tried for with every resync.
+    pub fn watch(&mut self, folder: &Path) {
+        self.watching.folder = Some(folder.to_owned());
+        if let Err(error) = self.begin_watch() {
+            cannot_watch(folder, &error.to_string());
         }
     }
 
-    pub(super) fn cannot_watch(&self, path: &std::path::Path, error: &notify::Error) {
-        let resync = self.options.resync.as_secs();
-        tracing::error!(path = %path.display(), error = %error, every_seconds = resync,
-            "cannot watch for changes, looking now and then instead; help: raise fs.inotify.max_user_instances or max_user_watches");
+    fn begin_watch(&mut self) -> Result<(), notify::Error> {
+        let woken = Arc::clone(&self.folder_woken);
+        self.watching.watch = Some(Watch::new(move || woken.notify_one())?);
+        Ok(())
+    }
+
+    /// Tries again for a watch that could not be had.
+    pub(super) fn watch_again(&mut self) {
+        if self.watching.folder.is_some() && self.watching.watch.is_none() && self.begin_watch().is_ok() {
+            tracing::info!("watching for changes again");
+        }
+    }
+
+    /// Watches these places. If that cannot be had, or is not enough, looks again in a while.
+    fn watch_places(&mut self, places: &Places, remote: bool) {
+        let Watching { folder: Some(_), watch } = &mut self.watching else { return };
+        let Some(watch) = watch else { return self.scan_in(POLL) };
+        let change = watch.set(places);
+        for (path, error) in &change.newly_failed {
+            cannot_watch(path, error);
+        }
+        if change.added {
+            self.scan_in(Duration::ZERO);
+        }
+        if change.incomplete || remote {
+            self.scan_in(POLL);
+        }
+    }
+
+    fn scan_in(&mut self, wait: Duration) {
+        let at = self.host.instant() + wait;
+        self.scan_at = Some(self.scan_at.map_or(at, |other| other.min(at)));
     }
 
     /// Begins a scan of the folder if it is time and none is under way.
@@ -62,13 +100,10 @@ impl Controller {
         match result {
             Ok(scan) => {
                 if let Some(again) = scan.again_in {
-                    let again = self.host.instant() + again;
-                    self.scan_at = Some(self.scan_at.map_or(again, |at| at.min(again)));
+                    self.scan_in(again);
                 }
-                let failures = self.watch.as_mut().map(|watch| watch.set(&scan.folders)).unwrap_or_default();
-                for (path, error) in failures {
-                    self.cannot_watch(&path, &error);
-                }
+                tracing::debug!(files = scan.files.len(), read = scan.read, "looked at the manifests folder");
+                self.watch_places(&scan.places, scan.remote);
                 self.state.take_scan(scan);
             }
             Err(error) => {
@@ -80,10 +115,15 @@ impl Controller {
                     );
                 }
                 self.state.folder_error = Some(message);
-                if let Some(watch) = &mut self.watch {
-                    watch.set(&BTreeSet::<PathBuf>::new());
+                if let Some(folder) = self.watching.folder.clone() {
+                    self.watch_places(&whereabouts(&folder), true);
                 }
             }
         }
     }
+}
+
+fn cannot_watch(path: &Path, error: &str) {
+    tracing::error!(path = %path.display(), error, every_seconds = POLL.as_secs(),
+        "cannot watch for changes, looking now and then instead; help: raise fs.inotify.max_user_instances or max_user_watches");
 }

@@ -187,6 +187,7 @@ impl State {
             statuses: BTreeMap::new(),
             diagnostics: self.diagnostics.clone(),
             folder_error: self.folder_error.clone(),
+            folder_revision: self.scan.as_ref().and_then(|scan| scan.revision.clone()),
             unsettled: Vec::new(),
             usage: self.usage.clone(),
         };

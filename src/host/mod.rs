@@ -13,6 +13,7 @@ pub mod layers;
 pub mod lease;
 pub mod life;
 pub mod linux;
+pub mod mounts;
 pub mod processes;
 pub mod seccomp;
 pub mod spawn;

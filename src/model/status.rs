@@ -105,6 +105,9 @@ pub struct Status {
     pub manifest: String,
     /// The beginning of the SHA-256 of the file its spec was read from.
     pub revision: String,
+    /// The revision of the folder (a git commit, or what a swapped link led to) that its spec came with.
+    #[serde(default)]
+    pub folder_revision: Option<String>,
     pub generation: u64,
     /// The generation that the running process and its limits reflect, 0 while there is none.
     pub observed_generation: u64,

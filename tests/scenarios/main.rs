@@ -21,4 +21,5 @@ mod resources;
 mod rootfs;
 mod verbs;
 mod walls;
+mod watching;
 mod world;

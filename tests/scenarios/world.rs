@@ -91,6 +91,27 @@ impl World {
         self.start_as(command);
     }
 
+    /// Starts the controller under strace, which lets some of its system calls fail. Its pid is the controller's all the same.
+    pub fn start_traced(&mut self, strace: &[&str], more: &[&str]) {
+        let controller = self.command(more);
+        let mut command = Command::new("strace");
+        // As a grandchild of ours, so that killing the controller is killing the controller.
+        command.args(["--daemonize", "-qqq", "-o", "/dev/null"]).args(strace);
+        command.arg(controller.get_program()).args(controller.get_args());
+        command.env_remove("SUDO_UID").stdin(Stdio::null());
+        self.start_as(command);
+    }
+
+    /// Starts the controller in a mount namespace of its own, in which a script has mounted something first.
+    pub fn start_in_own_mounts(&mut self, script: &str, more: &[&str]) {
+        let controller = self.command(more);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", &format!("{script}; exec \"$@\""), "sh"]);
+        command.arg(controller.get_program()).args(controller.get_args());
+        command.env_remove("SUDO_UID").stdin(Stdio::null());
+        self.start_as(command);
+    }
+
     fn start_as(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         self.controller = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());

@@ -1,6 +1,7 @@
 //! The folder as people and tools treat it.
 
 use super::*;
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -181,4 +182,98 @@ fn a_file_beyond_all_measure_is_refused_unread() {
     let begun = Instant::now();
     assert_eq!(world.scan(), "huge.yaml: !\n");
     assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn a_look_after_one_edit_among_many_reads_one_file() {
+    let mut world = world();
+    for n in 0..200 {
+        world.write(&format!("w{n}.yaml"), "command: x");
+    }
+    assert_eq!(world.folder.scan().unwrap().read, 200);
+    sleep(RACY);
+    // Once more, because files that are as young as that may change without its showing.
+    world.folder.scan().unwrap();
+    assert_eq!(world.folder.scan().unwrap().read, 0);
+    world.write("w7.yaml", "command: y");
+    assert_eq!(world.folder.scan().unwrap().read, 1);
+}
+
+#[test]
+fn a_folder_that_returns_file_by_file_loses_nothing() {
+    let mut world = world();
+    for name in ["a", "b", "c"] {
+        world.write(&format!("{name}.yaml"), "command: x");
+    }
+    world.scan();
+    fs::remove_dir_all(world.path("")).unwrap();
+    world.folder.scan().unwrap_err();
+    sleep(DELETION_SETTLES);
+    fs::create_dir(world.path("")).unwrap();
+    let error = world.folder.scan().unwrap_err().to_string();
+    assert!(error.contains("another one than before") && error.contains("help: "), "{error}");
+    sleep(DELETION_SETTLES);
+    world.write("a.yaml", "command: x");
+    assert_eq!(world.scan(), "a.yaml: a\nb.yaml: b settling\nc.yaml: c settling\n");
+    sleep(DELETION_SETTLES * 2 / 3);
+    world.write("b.yaml", "command: y");
+    assert_eq!(world.scan(), "a.yaml: a\nb.yaml: b\nc.yaml: c settling\n");
+    sleep(DELETION_SETTLES * 2 / 3);
+    assert_eq!(world.scan(), "a.yaml: a\nb.yaml: b\nc.yaml: c settling\n", "not quiet for a second yet");
+    sleep(DELETION_SETTLES * 2 / 3);
+    assert_eq!(world.scan(), "a.yaml: a\nb.yaml: b\n");
+}
+
+#[test]
+fn a_broken_link_and_a_sub_folder_that_cannot_be_read_hold_what_they_had() {
+    let mut world = world();
+    fs::create_dir_all(world.dir.path().join("rev-1")).unwrap();
+    fs::write(world.dir.path().join("rev-1/api.yaml"), "command: x").unwrap();
+    symlink("../rev-1", world.path("team")).unwrap();
+    symlink("../rev-1/api.yaml", world.path("web.yaml")).unwrap();
+    assert_eq!(world.scan(), "team/api.yaml: api\nweb.yaml: web\n");
+    fs::remove_dir_all(world.dir.path().join("rev-1")).unwrap();
+    let held = "team/api.yaml: !\nweb.yaml: !\nteam: is a link to nothing, and is ignored\nweb.yaml: is a link to nothing, and is ignored\n";
+    assert_eq!(world.scan(), held);
+    sleep(DELETION_SETTLES);
+    assert_eq!(world.scan(), held);
+    fs::remove_file(world.path("web.yaml")).unwrap();
+    assert!(world.scan().contains("web.yaml: web settling"), "a link that is removed is a deletion");
+}
+
+#[test]
+fn what_links_lead_to_is_watched_too() {
+    let mut world = world();
+    let outside = world.dir.path().canonicalize().unwrap();
+    fs::create_dir_all(outside.join("store/rev-1")).unwrap();
+    fs::write(outside.join("store/rev-1/web.yaml"), "command: x").unwrap();
+    symlink("rev-1", outside.join("store/current")).unwrap();
+    symlink("../store/current/web.yaml", world.path("web.yaml")).unwrap();
+    let places = world.folder.scan().unwrap().places;
+    assert_eq!(places[&outside.join("store")], Interest::name("current".into()));
+    assert_eq!(places[&outside.join("store/rev-1")], Interest::name("web.yaml".into()));
+    assert_eq!(places[&world.path("").parent().unwrap().join("manifests")], Interest::Everything);
+}
+
+#[test]
+fn a_manifest_is_labelled_with_the_revision_of_the_folder_it_came_with() {
+    let mut world = world();
+    let commit = |digit: &str| format!("{}\n", digit.repeat(40));
+    world.write(".git/HEAD", &commit("a"));
+    world.write("web.yaml", "command: x");
+    let label = |world: &mut World, name: &str| {
+        let scan = world.folder.scan().unwrap();
+        scan.files[name].workloads[0].1.folder.clone().unwrap_or_default().chars().take(1).collect::<String>()
+    };
+    assert_eq!(label(&mut world, "web.yaml"), "", "git may be about to move HEAD");
+    sleep(world.folder.scan().unwrap().again_in.unwrap());
+    sleep(REVISION_FOLLOWS);
+    assert_eq!(label(&mut world, "web.yaml"), "a");
+    // Git writes the files first.
+    world.write("db.yaml", "command: x");
+    assert_eq!(label(&mut world, "db.yaml"), "");
+    world.write(".git/HEAD", &commit("b"));
+    sleep(REVISION_FOLLOWS);
+    assert_eq!(label(&mut world, "db.yaml"), "b");
+    assert_eq!(label(&mut world, "web.yaml"), "a", "it came with the older one");
 }

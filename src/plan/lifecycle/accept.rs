@@ -39,7 +39,7 @@ pub(super) fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Ob
         record.spec = Arc::clone(spec);
     }
     // The same text under a newer revision of the folder: the spec came with the older one, and an idle folder writes no record.
-    if !record.origin.is_same_text(origin) {
+    if !record.origin.is_same_text(origin) || record.origin.folder.is_none() {
         record.origin = origin.clone();
     }
     Some((record, changed))
