@@ -17,7 +17,7 @@
 //! # Where was it decided?
 //! * A wrong CPU assignment: [`place::cpu`] chose the grant, [`place::cpus_in_force`] took out what is fenced for others,
 //!   [`plan::kernel`] spelled the `cpuset.cpus` that was written. The record's grant says why; `containerctl describe` shows it.
-//! * A wrong GPU: [`place::gpu`]. A start, stop, restart or wait: `plan::lifecycle`. A refused manifest: [`manifest`].
+//! * A wrong GPU: [`place::gpu`]. A start, stop, restart or wait: `plan::lifecycle`; whether its probes call for one: [`plan::probe`]. A refused manifest: [`manifest`].
 //! * Nothing is decided in `host`, `store`, `control` or `init`.
 //!
 //! # Tasks and threads of a controller
@@ -25,6 +25,8 @@
 //! |---|---|---|
 //! | the loop, [`control::Controller::run`] (one task) | everything below | work for the workers, a [`control::report::Snapshot`] after each pass |
 //! | workers (threads, at most 8, gone when idle) | one step, look or scan each | its result, as a message to the loop |
+//! | the prober, [`control::prober`] (a task, one more a probed workload) | when a try is due, an answer, whom to ask | "someone stands otherwise", rung on its board |
+//! | tries (threads, at most 16, gone when idle) | one answer each | it, to the prober |
 //! | the watcher (thread of notify) | inotify | "look at the folder" |
 //! | the table of mounts ([`host::mounts`], in the loop) | mounts and unmounts | "look at the folder" |
 //! | `processes` (thread, [`host::processes`]) | pidfds and set-up reports, in epoll | "look at this workload" |

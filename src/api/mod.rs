@@ -142,7 +142,10 @@ async fn workloads(State(api): State<Api>) -> Json<Vec<Status>> {
 
 async fn workload(State(api): State<Api>, Path(name): Path<String>) -> Response {
     match api.find(&name) {
-        Ok(status) => Json(api.snapshot().with_usage(&status)).into_response(),
+        Ok(status) => {
+            let probes = api.handle.board.report(&status.name);
+            Json(Status { probes, ..api.snapshot().with_usage(&status) }).into_response()
+        }
         Err(failure) => (StatusCode::NOT_FOUND, Json(failure)).into_response(),
     }
 }

@@ -62,6 +62,15 @@ fn render(status: &Status, now: Timestamp) -> String {
             let _ = writeln!(text, "  {file:<28}{value}");
         }
     }
+    if !status.probes.is_empty() {
+        text.push_str("Probes:\n");
+        for probe in &status.probes {
+            let last = probe.last.as_deref().unwrap_or("not asked yet");
+            let ago = probe.at.map(|at| format!(" {} ago", age(now.since(at)))).unwrap_or_default();
+            let counts = format!("{} tries, {} failed in a row", probe.tries, probe.failures);
+            let _ = writeln!(text, "  {:<16}{}: {last}{ago} ({counts})", probe.kind, probe.asks);
+        }
+    }
     text.push_str("Conditions:\n");
     for condition in &status.conditions {
         let kind = format!("{:?}={}", condition.kind, condition.status);

@@ -5,17 +5,19 @@
 //! `tests/simulation` drives the same code on a simulated host, in an order drawn from a seed.
 //!
 //! Inputs of the loop: the watcher (look at the folder), the host (look at a workload), results of steps, looks and scans, commands of the
-//! API, a timer (the plan's next deadline), the resync (look at everything). Output: tasks, and a [`Snapshot`] after each pass.
+//! API, the prober (someone stands otherwise), a timer (the plan's next deadline), the resync (look at everything). Output: tasks, and a [`Snapshot`] after each pass.
 //!
 //! Guarantees: every input only leads to another pass over the state; a slow step delays nobody but its own workload; an idle pass
 //! writes nothing; everything that waits is bounded: at most one task a workload, one scan and one sweep.
 
 pub mod act;
+mod changes;
 mod drift;
 pub mod folder;
 pub mod journal;
 mod news;
 mod outcome;
+pub mod prober;
 pub mod report;
 mod run;
 mod source;
@@ -35,14 +37,16 @@ use crate::store::{Found, Store};
 use act::{ActError, act};
 use folder::{FolderError, Scan};
 use journal::Journal;
+use prober::{Board, Wanted};
 use report::{Preview, Snapshot};
 use state::State;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sweep::Swept;
 use tokio::sync::{Notify, oneshot, watch as cell};
 
+pub use changes::Changes;
 pub use run::{Handle, Threads, WORKERS_MAX};
 pub use source::Source;
 use source::Watching;
@@ -79,6 +83,8 @@ pub enum Input {
     Folder,
     /// Something has happened to the workloads in [`Changes`].
     Workloads,
+    /// What a workload's probes say on the [`Board`] calls for something else than before.
+    Probes,
     /// A task is over.
     Done(Box<Done>),
     Command(Command),
@@ -98,24 +104,6 @@ impl Task {
     /// Does it. What comes back is to be given to the loop, a panic as [`Done::Panicked`].
     pub fn run(self) -> Done {
         (self.run)()
-    }
-}
-
-/// Workloads the host says to look at, and the bell that says so.
-#[derive(Debug, Default)]
-pub struct Changes {
-    names: Mutex<BTreeSet<Name>>,
-    bell: Notify,
-}
-
-impl Changes {
-    pub fn push(&self, name: &Name) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
-        self.bell.notify_one();
-    }
-
-    fn take(&self) -> BTreeSet<Name> {
-        std::mem::take(&mut *self.names.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -167,6 +155,9 @@ pub struct Controller {
     options: Options,
     state: State,
     changes: Arc<Changes>,
+    board: Arc<Board>,
+    /// Whom to ask what their probes ask.
+    probed: cell::Sender<Arc<Wanted>>,
     /// The folder, while nobody scans it.
     folder: Option<Box<dyn Source>>,
     /// The same folder, nothing read yet, in case a scan panics.
@@ -218,6 +209,8 @@ impl Controller {
             options,
             state,
             changes,
+            board: Arc::default(),
+            probed: cell::Sender::default(),
             folder: Some(source),
             folder_anew: None,
             watching: Watching::default(),
@@ -249,6 +242,8 @@ impl Controller {
                     self.look(&name);
                 }
             }
+            // The next pass reads the board.
+            Input::Probes => {}
             Input::Done(done) => self.finish(*done),
             Input::Command(command) => self.obey(command),
             Input::Resync => {
@@ -274,12 +269,15 @@ impl Controller {
         {
             self.state.measure(times);
         }
+        self.state.standings = self.board.standings();
         let mut plan = self.state.plan(None, now);
         let deadline = self.deadline(&plan, now);
+        tracing::debug!(steps = plan.work.len(), "pass");
         // Begun before it is told, so that what is told is what is remembered by now.
         for work in plan.work.drain(..) {
             self.begin(Box::new(work));
         }
+        prober::tell(&self.probed, &self.state);
         self.publish(&plan, now);
         self.save_events();
         for done in self.answerable.drain(..) {

@@ -109,6 +109,7 @@ pub fn status(
         started: seen.instance.as_ref().and_then(|instance| instance.started).filter(|_| pid.is_some()),
         command: spec.process.command.clone(),
         labels: spec.labels.clone(),
+        probes: Vec::new(),
         limits: settings,
         usage: None,
     })

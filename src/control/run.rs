@@ -1,6 +1,7 @@
 //! Driving the loop on a tokio runtime: channels, timers, and blocking work on threads.
 
 use super::journal::Journal;
+use super::prober::{Board, Prober};
 use super::{Command, Controller, Done, Input, Snapshot, Task};
 use crate::host::chain;
 use crate::host::mounts::Mounts;
@@ -26,6 +27,7 @@ pub struct Handle {
     pub journal: Arc<Journal>,
     pub commands: mpsc::Sender<Command>,
     pub snapshots: cell::Receiver<Arc<Snapshot>>,
+    pub board: Arc<Board>,
 }
 
 /// The threads that tasks are done on, a bounded number at a time, and the way their results come back.
@@ -63,7 +65,8 @@ impl Controller {
     /// The handle for others, and what they will ask through it.
     pub fn handle(&self) -> (mpsc::Receiver<Command>, Handle) {
         let (commands, asked) = mpsc::channel(COMMANDS_MAX);
-        (asked, Handle { journal: Arc::clone(&self.journal), commands, snapshots: self.snapshots() })
+        let (journal, board) = (Arc::clone(&self.journal), Arc::clone(&self.board));
+        (asked, Handle { journal, commands, snapshots: self.snapshots(), board })
     }
 
     /// Runs until `shutdown` completes, then lets what is under way finish. Workloads go on.
@@ -76,6 +79,9 @@ impl Controller {
         tokio::pin!(shutdown);
         let (folder_woken, changes) = (Arc::clone(&self.folder_woken), Arc::clone(&self.changes));
         let mounts = Mounts::watch();
+        let board = Arc::clone(&self.board);
+        let prober = Prober::new(Arc::clone(&self.host), Arc::clone(&board), self.options.entropy);
+        let prober = task::spawn(prober.run(self.probed.subscribe()));
         let mut resync = interval_at(Instant::now() + self.options.resync, self.options.resync);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -87,6 +93,7 @@ impl Controller {
                 () = folder_woken.notified() => Input::Folder,
                 () = mounts.changed() => Input::Folder,
                 () = changes.bell.notified() => Input::Workloads,
+                () = board.bell.notified() => Input::Probes,
                 Some(done) = threads.done.recv() => Input::Done(Box::new(done)),
                 Some(command) = commands.recv() => Input::Command(command),
                 _ = resync.tick() => Input::Resync,
@@ -98,6 +105,7 @@ impl Controller {
                 self.take(Input::Done(Box::new(done)));
             }
         }
+        prober.abort();
         threads.done.close();
         let all = u32::try_from(WORKERS_MAX).unwrap_or(u32::MAX);
         if tokio::time::timeout(SHUTDOWN_MAX, threads.workers.acquire_many(all)).await.is_err() {

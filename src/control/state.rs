@@ -15,6 +15,7 @@ use crate::model::label::HostLabels;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
+use crate::model::probe::Standing;
 use crate::model::record::Record;
 use crate::model::spec::Kind;
 use crate::model::time::Timestamp;
@@ -43,6 +44,8 @@ pub struct State {
     strays: BTreeMap<Name, BTreeSet<u32>>,
     pub strains: Strains,
     pub usage: BTreeMap<Name, Usage>,
+    /// What the probes of runs have come to.
+    pub standings: BTreeMap<Name, Standing>,
     /// Workloads that could not be looked at yet: nothing is done about them.
     blind: BTreeSet<Name>,
     /// Counts what has been done to and seen of each workload: tells a sighting from before it, and a status that is still good.
@@ -78,6 +81,7 @@ impl State {
             strays: BTreeMap::new(),
             strains: Strains::default(),
             usage: BTreeMap::new(),
+            standings: BTreeMap::new(),
             blind: BTreeSet::new(),
             epochs: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -166,6 +170,7 @@ impl State {
             blind: &self.blind,
             setbacks: &self.setbacks,
             strays: &self.strays,
+            standings: &self.standings,
             machine: &self.machine,
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: self.job_threshold_percent,

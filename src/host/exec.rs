@@ -57,7 +57,7 @@ impl From<TraceError> for ExecError {
 pub struct Target {
     pub record: Record,
     /// The workload's own command.
-    process: Process,
+    pub(super) process: Process,
 }
 
 /// Finds a running workload by its traces.
@@ -83,14 +83,24 @@ pub struct Session {
     steps: Vec<wire::Step<std::ffi::CString>>,
 }
 
-/// Begins `command` in the box of `target`, on the caller's standard streams. `folder` is for what its init has to say.
-pub fn begin(
+/// What it takes to join a box.
+pub(super) struct Joining {
+    pub steps: Vec<wire::Step<std::ffi::CString>>,
+    pub order: Vec<u8>,
+    /// The box's group in the v2 tree.
+    pub unified: Option<PathBuf>,
+    pub command: String,
+    pub workdir: String,
+}
+
+/// Prepares `command` for the box of `target`.
+pub(super) fn joining(
     target: &Target,
     command: &[String],
     env: &BTreeMap<String, String>,
     runtime: &Path,
-    folder: PathBuf,
-) -> Result<Session, ExecError> {
+    compiler: &Compiler,
+) -> Result<Joining, HostError> {
     let Record { spec, ids, .. } = &target.record;
     let mut process = spec.process.clone();
     command.clone_into(&mut process.command);
@@ -112,12 +122,24 @@ pub fn begin(
         landlock: landlock_version(),
         foreground: true,
     };
-    let filters = Compiler::default()
-        .filters(&process.security.seccomp, &process.security.capabilities)
-        .map_err(HostError::from)?;
-    let steps = confine::join_steps(&plan, target.process.pid, target.process.start_ticks).map_err(HostError::from)?;
-    let order = wire::order(&steps, &confine::run(&plan, filters).map_err(HostError::from)?);
-    let group = match &groups.unified {
+    let filters = compiler.filters(&process.security.seccomp, &process.security.capabilities)?;
+    let steps = confine::join_steps(&plan, target.process.pid, target.process.start_ticks)?;
+    let order = wire::order(&steps, &confine::run(&plan, filters)?);
+    let (command, workdir) = (process.command.first().cloned().unwrap_or_default(), process.workdir);
+    Ok(Joining { steps, order, unified: groups.unified, command, workdir })
+}
+
+/// Begins `command` in the box of `target`, on the caller's standard streams. `folder` is for what its init has to say.
+pub fn begin(
+    target: &Target,
+    command: &[String],
+    env: &BTreeMap<String, String>,
+    runtime: &Path,
+    folder: PathBuf,
+) -> Result<Session, ExecError> {
+    let Joining { steps, order, unified, command, workdir } =
+        joining(target, command, env, runtime, &Compiler::default())?;
+    let group = match &unified {
         Some(path) => Some(File::open(path).map_err(|source| ExecError::Group { path: path.clone(), source })?),
         None => None,
     };
@@ -127,7 +149,7 @@ pub fn begin(
     let spawned = spawn(
         &image,
         &Spawn {
-            name: spec.name.as_str(),
+            name: target.record.spec.name.as_str(),
             order: &order,
             cgroup: group.as_ref().map(AsFd::as_fd),
             namespaces: Namespaces::Inherited,
@@ -137,7 +159,6 @@ pub fn begin(
         },
     )
     .map_err(HostError::from)?;
-    let (command, workdir) = (process.command.first().cloned().unwrap_or_default(), process.workdir);
     Ok(Session { spawned, folder, command, workdir, steps })
 }
 

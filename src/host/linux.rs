@@ -14,7 +14,7 @@ use super::seccomp::Compiler;
 use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
-use super::{CpuTimes, Host, HostError, Shrink, Start, dev, layers, topology};
+use super::{Ask, CpuTimes, Host, HostError, Shrink, Start, dev, layers, topology};
 use crate::init;
 use crate::init::wire::{self, Step};
 use crate::model::cgroup::{Generation, Write};
@@ -23,6 +23,7 @@ use crate::model::isolation::Changes;
 use crate::model::machine::{Ceilings, Machine};
 use crate::model::name::Name;
 use crate::model::observed::Observed;
+use crate::model::probe::Answer;
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
@@ -65,15 +66,15 @@ struct Paths {
 
 /// This machine.
 pub struct Linux {
-    options: Options,
-    backend: Box<dyn Backend>,
-    image: Image,
-    traces: Traces,
+    pub(super) options: Options,
+    pub(super) backend: Box<dyn Backend>,
+    pub(super) image: Image,
+    pub(super) traces: Traces,
     processes: Processes,
     mountpoint: PathBuf,
     dev: PathBuf,
     boot_id: String,
-    seccomp: Compiler,
+    pub(super) seccomp: Compiler,
     landlock: u32,
     ceilings: Ceilings,
     /// Keeps other controllers off our cgroups.
@@ -361,6 +362,10 @@ impl Host for Linux {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HostError::RemoveLogs { path, source }),
             _ => Ok(()),
         }
+    }
+
+    fn probe(&self, ask: &Ask<'_>) -> Answer {
+        self.ask(ask)
     }
 
     fn cgroup_path(&self, name: &Name) -> String {

@@ -14,6 +14,7 @@ pub mod lease;
 pub mod life;
 pub mod linux;
 pub mod mounts;
+pub mod probe;
 pub mod processes;
 pub mod seccomp;
 pub mod spawn;
@@ -22,9 +23,11 @@ pub mod topology;
 pub mod traces;
 
 use crate::model::cgroup::Write;
+use crate::model::isolation::Network;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::Observed;
+use crate::model::probe::{Answer, Probe, ProbeKind};
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
@@ -58,6 +61,19 @@ pub struct CpuTimes {
 }
 
 pub use crate::model::cgroup::Shrink;
+
+/// A probe to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub name: &'a Name,
+    pub instance: u64,
+    /// The network of that run.
+    pub network: Network,
+    /// The environment of a command in its box.
+    pub env: &'a BTreeMap<String, String>,
+    pub kind: ProbeKind,
+    pub probe: &'a Probe,
+}
 
 /// One machine.
 pub trait Host: Send + Sync {
@@ -105,6 +121,9 @@ pub trait Host: Send + Sync {
 
     /// The same, and its logs.
     fn forget(&self, name: &Name) -> Result<(), HostError>;
+
+    /// Asks a run what a probe of it asks. Waits for the answer, for its timeout at most.
+    fn probe(&self, ask: &Ask<'_>) -> Answer;
 
     /// The workload's cgroup, for people.
     fn cgroup_path(&self, name: &Name) -> String;

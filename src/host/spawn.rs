@@ -70,12 +70,14 @@ impl Image {
 }
 
 /// Standard input, output and error of init.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stdio {
+#[derive(Clone, Copy, Debug)]
+pub enum Stdio<'a> {
     /// Nothing to read, nothing kept: init pumps the command's output into its log.
     Null,
     /// The caller's own, for a run in the foreground.
     Inherit,
+    /// Nothing to read; output and errors to this.
+    Output(BorrowedFd<'a>),
 }
 
 /// Where init is born.
@@ -101,7 +103,7 @@ pub struct Spawn<'a> {
     pub instance: BorrowedFd<'a>,
     /// The log folder.
     pub logs: BorrowedFd<'a>,
-    pub stdio: Stdio,
+    pub stdio: Stdio<'a>,
 }
 
 /// An init that was started.
@@ -153,9 +155,14 @@ pub fn spawn(image: &Image, spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         (out_of_the_way(order.as_fd())?, out_of_the_way(report_end.as_fd())?, out_of_the_way(null.as_fd())?);
     let (instance, logs) = (out_of_the_way(spawn.instance)?, out_of_the_way(spawn.logs)?);
     let program = out_of_the_way(image.0.as_fd())?;
-    let stdio = |fd: RawFd| match spawn.stdio {
-        Stdio::Null => (null.as_raw_fd(), fd),
-        Stdio::Inherit => (fd, fd),
+    let output = match spawn.stdio {
+        Stdio::Output(output) => Some(out_of_the_way(output)?),
+        Stdio::Null | Stdio::Inherit => None,
+    };
+    let stdio = |fd: RawFd| match (spawn.stdio, &output) {
+        (Stdio::Inherit, _) => (fd, fd),
+        (Stdio::Output(_), Some(output)) if fd > 0 => (output.as_raw_fd(), fd),
+        (Stdio::Null | Stdio::Output(_), _) => (null.as_raw_fd(), fd),
     };
     // A name has no NUL: it is made of letters, digits and three other characters.
     let name = CString::new(spawn.name).unwrap_or_default();

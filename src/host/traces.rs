@@ -204,7 +204,7 @@ fn parse_box(bytes: &[u8]) -> Boxed {
     Boxed { boot_id: String::from_utf8_lossy(boot_id).into_owned(), record }
 }
 
-fn parse_report(line: &[u8]) -> Option<Report> {
+pub(super) fn parse_report(line: &[u8]) -> Option<Report> {
     let line = str::from_utf8(line).ok()?;
     let mut words = line.split_whitespace();
     let word = words.next()?.to_owned();

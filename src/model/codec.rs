@@ -84,6 +84,7 @@ mod tests {
                 killed: None,
                 reason: "web.yaml was deleted".to_owned(),
                 timed_out: false,
+                failed: None,
             }),
             ..Record::new(spec, origin)
         }

@@ -34,6 +34,8 @@ pub enum Outcome {
     NotFound { command: String },
     /// The command never ran, for another reason.
     NotStarted { reason: String },
+    /// It was ended because a probe of its failed; `code` is how it then ended.
+    Unhealthy { reason: String, code: i32 },
     /// It is gone and nothing tells how: its PID 1 was killed, or the machine went down.
     Lost,
 }
@@ -51,7 +53,7 @@ impl Outcome {
     /// The code a shell would show: 124 as timeout(1) has it, 128 + the signal, 127 for a missing command, 126 for one that cannot be started.
     pub fn code(&self) -> i32 {
         match self {
-            Outcome::Exited { code } => *code,
+            Outcome::Exited { code } | Outcome::Unhealthy { code, .. } => *code,
             Outcome::Killed { signal } => 128 + signal.0,
             Outcome::TimedOut { .. } => 124,
             Outcome::OutOfMemory | Outcome::Lost => 128 + Signal::KILL.0,
@@ -69,7 +71,7 @@ impl fmt::Display for Outcome {
             Outcome::TimedOut { after } => write!(f, "timed out after {}", format_duration(*after)),
             Outcome::OutOfMemory => f.write_str("killed: out of memory within its limit"),
             Outcome::NotFound { command } => write!(f, "command not found: {command}"),
-            Outcome::NotStarted { reason } => f.write_str(reason),
+            Outcome::NotStarted { reason } | Outcome::Unhealthy { reason, .. } => f.write_str(reason),
             Outcome::Lost => f.write_str("gone without an exit status"),
         }
     }

@@ -3,6 +3,7 @@
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The probes of one workload.
@@ -69,6 +70,15 @@ impl Probe {
 impl ProbeKind {
     pub const ALL: [ProbeKind; 3] = [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness];
 
+    /// One word for having been ended for it.
+    pub fn failure(self) -> &'static str {
+        match self {
+            ProbeKind::Startup => "StartupFailed",
+            ProbeKind::Readiness => "NotReady",
+            ProbeKind::Liveness => "LivenessFailed",
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             ProbeKind::Startup => "startup",
@@ -109,6 +119,8 @@ pub struct Standing {
     /// The run: its number and its command's pid.
     pub instance: u64,
     pub pid: u32,
+    /// What it was asked.
+    pub probes: Arc<Probes>,
     pub ready: bool,
     /// One word for programs.
     pub reason: &'static str,
@@ -121,9 +133,16 @@ pub struct Standing {
 impl Standing {
     /// Whether the two call for the same; their messages may differ.
     pub fn agrees_with(&self, other: &Standing) -> bool {
-        let Standing { instance, pid, ready, reason, message: _, failed } = self;
+        let Standing { instance, pid, probes, ready, reason, message: _, failed } = self;
         (*instance, *pid, *ready, *reason, *failed)
             == (other.instance, other.pid, other.ready, other.reason, other.failed)
+            && *probes == other.probes
+    }
+
+    /// Whether it says something about a probe as it is now.
+    pub fn speaks_of(&self, kind: ProbeKind, probes: &Probes) -> bool {
+        let check = |probes: &Probes| probes.get(kind).map(|probe| probe.check.clone());
+        check(&self.probes) == check(probes)
     }
 }
 

@@ -8,6 +8,7 @@ use super::cpuset::CpuSet;
 use super::exit::Exit;
 use super::gpu::GpuLease;
 use super::isolation::IdRange;
+use super::probe::ProbeKind;
 use super::spec::Spec;
 use super::time::Timestamp;
 use super::units::{Bytes, MilliCpu};
@@ -108,6 +109,9 @@ pub struct Stopping {
     /// Whether it is a job's timeout that ends it.
     #[serde(default)]
     pub timed_out: bool,
+    /// The probe it is stopped for. That counts as a failure of its own, however it then ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<ProbeKind>,
 }
 
 /// CPUs and GPUs set aside for a workload.

@@ -3,6 +3,7 @@
 use super::cpuset::CpuSet;
 use super::gpu::GpuLease;
 use super::name::Name;
+use super::probe::ProbeStatus;
 use super::time::Timestamp;
 use super::usage::Usage;
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,9 @@ pub struct Status {
     pub started: Option<Timestamp>,
     pub command: Vec<String>,
     pub labels: BTreeMap<String, String>,
+    /// The last tries of its probes; only where one workload is asked about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeStatus>,
     /// Control files of its cgroup as last read from the kernel.
     pub limits: BTreeMap<String, String>,
     /// What it has used, as of the last resync; none while nothing runs.

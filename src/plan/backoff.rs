@@ -21,10 +21,10 @@ pub fn delay(restart: &Restart, failures: u32, name: &Name, entropy: u64) -> Dur
     base.saturating_add(jitter).min(restart.max_delay)
 }
 
-const FRACTION_END: u32 = 1 << 16;
+pub(super) const FRACTION_END: u32 = 1 << 16;
 
 /// A number below [`FRACTION_END`] that depends on nothing but its inputs.
-fn fraction(name: &Name, failures: u32, entropy: u64) -> u32 {
+pub(super) fn fraction(name: &Name, failures: u32, entropy: u64) -> u32 {
     let digest = Sha256::new()
         .chain_update(entropy.to_le_bytes())
         .chain_update(name.as_str())

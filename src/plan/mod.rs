@@ -20,6 +20,7 @@ mod ceilings;
 pub mod kernel;
 mod lifecycle;
 mod mend;
+pub mod probe;
 pub mod strain;
 
 pub use lifecycle::environment;
@@ -31,6 +32,7 @@ use crate::model::isolation::Changes;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
+use crate::model::probe::Standing;
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::status::{ConditionKind, Phase};
@@ -53,6 +55,8 @@ pub struct Input<'a> {
     pub setbacks: &'a BTreeMap<Name, Setback>,
     /// Processes of running workloads that are outside their cgroups.
     pub strays: &'a BTreeMap<Name, BTreeSet<u32>>,
+    /// What the probes of runs have come to.
+    pub standings: &'a BTreeMap<Name, Standing>,
     pub machine: &'a Machine,
     /// Host CPU utilisation in percent, where it has been measured.
     pub utilisation_percent: Option<u8>,
@@ -169,6 +173,9 @@ pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foregro
     if let Some((_, Changes::Kept)) = wanted.spec.process.rootfs.directory() {
         let message = "rootfs.persist: a run in the foreground keeps nothing, its changes end with it";
         unhonoured.push(message.to_owned());
+    }
+    if !wanted.spec.probes.is_empty() {
+        unhonoured.push("probes are asked by a controller only, not of a run in the foreground".to_owned());
     }
     let ids = wanted.spec.process.security.user_namespace.then(|| place::ids::foreground(pid));
     let record = Record { grant: Some(grant), ids, instance: 1, ..Record::new(wanted.spec, wanted.origin) };

@@ -15,6 +15,7 @@ mod idle;
 mod jobs;
 mod kernel;
 mod lifecycle;
+mod probes;
 mod programs;
 mod recovery;
 mod resources;

@@ -84,7 +84,12 @@ impl World {
 
     /// Starts the controller from a shell that does something to itself first.
     pub fn start_after(&mut self, script: &str) {
-        let controller = self.command(&[]);
+        self.start_after_with(script, &[]);
+    }
+
+    /// The same, with more options.
+    pub fn start_after_with(&mut self, script: &str, more: &[&str]) {
+        let controller = self.command(more);
         let mut command = Command::new("sh");
         command.args(["-c", &format!("{script}; exec \"$@\""), "sh"]).arg(controller.get_program());
         command.args(controller.get_args()).env_remove("SUDO_UID").stdin(Stdio::null());
@@ -246,6 +251,9 @@ pub fn clear_cgroups(parent: &str) {
         for directory in kernel::directories(parent) {
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
                 let _ = fs::write(entry.path().join("cgroup.kill"), "1");
+                for probe in ["probe-startup", "probe-readiness", "probe-liveness"] {
+                    let _ = fs::remove_dir(entry.path().join(probe));
+                }
                 let _ = fs::remove_dir(entry.path());
             }
             let _ = fs::remove_dir(&directory);

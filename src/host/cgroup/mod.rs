@@ -11,6 +11,8 @@ mod legacy;
 mod probe;
 mod unified;
 
+pub use unified::{read_at, write_at};
+
 pub use probe::{Opened, is_below, membership, open, remove_parent};
 
 use crate::model::cgroup::{Support, Write};
@@ -23,6 +25,9 @@ use std::path::{Path, PathBuf};
 
 /// Behind every group's name: no control file ends like this, so a workload may be called `tasks` or `memory.max`.
 const SUFFIX: &str = ".workload";
+
+/// Groups inside a workload's in the v2 tree that exec probes run in, so that one can be ended with all it has started.
+pub const PROBE_GROUPS: [&str; 3] = ["probe-startup", "probe-readiness", "probe-liveness"];
 
 /// The control files a workload's group is made of, over both generations. Which of them exist is probed.
 const FILES: [&str; 34] = [
@@ -186,7 +191,10 @@ fn counter(text: &str, key: &str) -> Option<u64> {
 /// The workload whose group below `parent` a path of `/proc/PID/cgroup` names. Where the kernel's root is not ours (a container's), the path
 /// begins with more than we know of.
 fn workload_at(path: &str, parent: &str) -> Option<Name> {
-    let (above, directory) = path.rsplit_once('/')?;
+    let (mut above, mut directory) = path.rsplit_once('/')?;
+    if PROBE_GROUPS.contains(&directory) {
+        (above, directory) = above.rsplit_once('/')?;
+    }
     let parent = parent.trim_matches('/');
     let below_parent = above.strip_suffix(parent).is_some_and(|rest| rest.ends_with('/'));
     below_parent.then(|| workload_of(directory)).flatten()
@@ -220,6 +228,7 @@ mod tests {
         assert_eq!(workload_at("/ctl/web.workload", "/ctl/"), web);
         assert_eq!(workload_at("/docker/0123/ctl/web.workload", "ctl"), web);
         assert_eq!(workload_at("/a/b/web.workload", "a/b"), web);
+        assert_eq!(workload_at("/ctl/web.workload/probe-liveness", "ctl"), web);
         for elsewhere in ["/web.workload", "/notctl/web.workload", "/ctl", "/ctl/web", "/ctl/web.workload/sub", "/"] {
             assert_eq!(workload_at(elsewhere, "ctl"), None, "{elsewhere}");
         }

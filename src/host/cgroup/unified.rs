@@ -4,8 +4,8 @@
 //! and a place to clone into.
 
 use super::{
-    Backend, CgroupError, counter, cpus_of_this_process, directory_name, list_directories, parse_pids, stalled_us,
-    workload_at,
+    Backend, CgroupError, PROBE_GROUPS, counter, cpus_of_this_process, directory_name, list_directories, parse_pids,
+    stalled_us, workload_at,
 };
 use crate::model::cgroup::{Settings, Support, Write};
 use crate::model::name::Name;
@@ -193,7 +193,20 @@ impl Backend for Unified {
     }
 
     fn remove(&self, name: &Name) -> Result<(), CgroupError> {
-        match unlinkat(&self.parent, directory_name(name), AtFlags::REMOVEDIR) {
+        let remove = || unlinkat(&self.parent, directory_name(name), AtFlags::REMOVEDIR);
+        // Groups of probes are removed where there are any; whatever keeps one keeps the other, which says so.
+        let removed = remove().or_else(|errno| {
+            if errno == Errno::BUSY
+                && let Ok(Some(group)) = self.open_group(name)
+            {
+                for probe in PROBE_GROUPS {
+                    let _ = unlinkat(&group, probe, AtFlags::REMOVEDIR);
+                }
+                return remove();
+            }
+            Err(errno)
+        });
+        match removed {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(CgroupError::Remove { path: self.path_of(name, ""), source: errno.into() }),
         }

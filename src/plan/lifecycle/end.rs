@@ -3,6 +3,7 @@
 use super::{Case, Decision, Next};
 use crate::model::exit::{Exit, Outcome};
 use crate::model::observed::{Instance, Life, Observed};
+use crate::model::probe::ProbeKind;
 use crate::model::record::Stopping;
 use crate::model::spec::{Kind, RestartPolicy, Signal, Spec, Stop};
 use crate::model::status::{ConditionKind, Phase};
@@ -49,7 +50,8 @@ impl Case<'_, '_> {
             Some(killed) => killed.min(now).plus(KILL_AGAIN),
         };
         if now < deadline {
-            self.find(ConditionKind::Ready, false, "Stopping", reason);
+            let word = stopping.failed.map_or("Stopping", ProbeKind::failure);
+            self.find(ConditionKind::Ready, false, word, reason);
             // Its limits are kept until the end: a neighbour may be waiting for it to leave exclusive CPUs.
             return self.decision(Phase::Stopping, Next::Keep, Some(deadline));
         }
@@ -84,7 +86,7 @@ impl Case<'_, '_> {
             return false;
         }
         self.record.stopping =
-            Some(Stopping { since: now, killed: Some(now), reason: reason.to_owned(), timed_out: false });
+            Some(Stopping { since: now, killed: Some(now), reason: reason.to_owned(), timed_out: false, failed: None });
         true
     }
 
@@ -102,8 +104,13 @@ impl Case<'_, '_> {
             // However it ended after that, it was not done in time.
             exit.outcome = Outcome::TimedOut { after };
         }
+        let failed = stopping.as_ref().is_some_and(|stopping| stopping.failed.is_some());
+        if let (true, Some(Stopping { reason, .. })) = (failed, &stopping) {
+            exit.outcome = Outcome::Unhealthy { reason: reason.clone(), code: exit.outcome.code() };
+        }
         self.record.last_exit = Some(exit.clone());
-        if stopping.is_some() && !timed_out {
+        // What it was ended for by itself counts like an end of its own.
+        if stopping.is_some() && !timed_out && !failed {
             (self.record.failures, self.record.retry_at) = (0, None);
             return;
         }

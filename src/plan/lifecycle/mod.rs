@@ -10,10 +10,12 @@
 //! | `start` | the next run, or what it waits for |
 //! | `schedule` | which times of a scheduled job have come, and what becomes of those that could not be kept |
 //! | `end` | a stop that is under way, and what the end of a run means |
+//! | `fitness` | whether a run that should go on may, by its probes |
 //! | `work` | the step and the verdict, once all is decided |
 
 mod accept;
 mod end;
+mod fitness;
 mod schedule;
 mod start;
 mod work;
@@ -159,16 +161,15 @@ impl Case<'_, '_> {
         if let Some(reason) = reason {
             self.find(ConditionKind::Ready, false, "Stopping", reason.clone());
             self.record.stopping =
-                Some(Stopping { since: self.input.now, killed: None, reason: reason.clone(), timed_out });
+                Some(Stopping { since: self.input.now, killed: None, reason: reason.clone(), timed_out, failed: None });
             let signal = self.stop_of(instance).signal;
             return self.act(Phase::Stopping, Act::Stop { signal }, reason);
         }
         self.replace_cpus();
         match instance.life {
             Life::Running { pid } => {
-                self.find(ConditionKind::Ready, true, "Running", format!("pid {pid}"));
                 let wake_at = timeout_at.into_iter().chain(self.next_time()).min();
-                self.decision(Phase::Running, Next::Keep, wake_at)
+                self.running(instance, pid, wake_at)
             }
             Life::Starting | Life::Ended(_) => {
                 self.find(ConditionKind::Ready, false, "Starting", "being set up");

@@ -4,6 +4,7 @@ mod crashes;
 mod jobs;
 mod lives;
 mod places;
+mod probes;
 mod properties;
 mod world;
 

@@ -9,6 +9,7 @@ use crate::model::label::HostLabels;
 use crate::model::machine::{Ceilings, Machine};
 use crate::model::name::Name;
 use crate::model::observed::{Group, Instance, Life, Observed};
+use crate::model::probe::Standing;
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::status::ConditionKind;
@@ -28,6 +29,7 @@ pub struct World {
     pub observed: BTreeMap<Name, Observed>,
     pub setbacks: BTreeMap<Name, Setback>,
     pub strays: BTreeMap<Name, BTreeSet<u32>>,
+    pub standings: BTreeMap<Name, Standing>,
     pub busy: BTreeSet<Name>,
     pub blind: BTreeSet<Name>,
     pub machine: Machine,
@@ -61,6 +63,7 @@ impl World {
             observed: BTreeMap::new(),
             setbacks: BTreeMap::new(),
             strays: BTreeMap::new(),
+            standings: BTreeMap::new(),
             busy: BTreeSet::new(),
             blind: BTreeSet::new(),
             machine: Machine {
@@ -100,6 +103,7 @@ impl World {
             blind: &self.blind,
             setbacks: &self.setbacks,
             strays: &self.strays,
+            standings: &self.standings,
             machine: &self.machine,
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: 85,
