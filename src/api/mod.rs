@@ -10,6 +10,7 @@
 //! | `GET /v1/workloads/NAME` | a [`Status`], 404 if there is none |
 //! | `GET /v1/workloads/NAME/logs?tail=N&sinceMs=T&previous=true&follow=true` | the log's lines as they are on disk, oldest first |
 //! | `GET /v1/events?name=NAME&after=N&follow=true` | [`Event`](crate::model::event::Event)s behind sequence number N, a line of JSON each, oldest first |
+//! | `POST /v1/approve` | consents to the deletions that wait for it: a list of names |
 //! | `GET /v1/plan` | a [`Preview`] of the next pass |
 //! | `POST /v1/plan` | a [`Preview`] for the [`Files`] in the body |
 //! | `GET /v1/wait?for=ready&name=NAME&timeoutMs=N` | a [`Waited`], when it is so or the time is up |
@@ -30,7 +31,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use logs::Ask;
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/workloads/{name}", get(workload))
         .route("/v1/workloads/{name}/logs", get(log))
         .route("/v1/events", get(events::events))
+        .route("/v1/approve", post(approve))
         .route("/v1/plan", get(plan).post(plan_for))
         .route("/v1/wait", get(wait))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -138,6 +140,15 @@ async fn health(State(api): State<Api>) -> Json<Health> {
 async fn workloads(State(api): State<Api>) -> Json<Vec<Status>> {
     let snapshot = api.snapshot();
     Json(snapshot.statuses.values().map(|status| snapshot.with_usage(status)).collect())
+}
+
+async fn approve(State(api): State<Api>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let sent = api.handle.commands.send(Command::Approve { reply }).await;
+    match (sent, answer.await) {
+        (Ok(()), Ok(names)) => Json(names).into_response(),
+        _ => shutting_down(),
+    }
 }
 
 async fn workload(State(api): State<Api>, Path(name): Path<String>) -> Response {
@@ -276,13 +287,15 @@ impl Api {
         let sent = self.handle.commands.send(Command::Plan { files, reply }).await;
         match (sent, answer.await) {
             (Ok(()), Ok(preview)) => Json(preview).into_response(),
-            _ => {
-                let failure = Failure {
-                    error: "the controller is shutting down".to_owned(),
-                    help: "try again once it has been started anew".to_owned(),
-                };
-                (StatusCode::SERVICE_UNAVAILABLE, Json(failure)).into_response()
-            }
+            _ => shutting_down(),
         }
     }
+}
+
+fn shutting_down() -> Response {
+    let failure = Failure {
+        error: "the controller is shutting down".to_owned(),
+        help: "try again once it has been started anew".to_owned(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(failure)).into_response()
 }

@@ -1,6 +1,6 @@
 //! `containerctl controller`: sets the parts up in order, runs the loop, leaves workloads running when it ends.
 
-use super::{ControllerArgs, LogFormat, SOCKET};
+use super::{ControllerArgs, LogFormat, SOCKET, Switch};
 use crate::api::{Api, socket};
 use crate::control::folder::{Folder, FolderError};
 use crate::control::trust::{Owner, Trust};
@@ -55,6 +55,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let host = open_host(args, &manifests, &state, &runtime_dir, &logs, &changes)?;
     let options = Options {
         resync: args.resync,
+        prune_guard: args.prune_guard == Switch::On,
         job_threshold_percent: args.job_cpu_threshold,
         entropy: RandomState::new().hash_one(std::process::id()),
         labels: host_labels(&args.label)?,

@@ -4,6 +4,7 @@
 //! to do, `run` and `exec` with the command's own code, or 125 when it could
 //! not be run at all.
 
+mod approve;
 mod client;
 mod controller;
 mod describe;
@@ -59,6 +60,8 @@ enum Verb {
     Ps(PsArgs),
     /// Show everything about one workload
     Describe(DescribeArgs),
+    /// Consent to deletions that wait because too many manifests are gone at once
+    Approve(ApproveArgs),
     /// Print what has happened, oldest first
     Events(EventsArgs),
     /// Print a workload's output
@@ -95,6 +98,9 @@ struct ControllerArgs {
     /// A label of this host, for `hosts` in manifests; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<Label>,
+    /// Whether the deletion of more than half of what runs (and of more than three) waits for `containerctl approve`
+    #[arg(long, value_name = "ON|OFF", default_value = "on")]
+    prune_guard: Switch,
     /// How often to look at everything, whatever the events say
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = resync)]
     resync: Duration,
@@ -104,6 +110,12 @@ struct ControllerArgs {
     /// How to write the log, which goes to standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -160,6 +172,12 @@ struct DescribeArgs {
     name: String,
     #[command(flatten)]
     format: FormatArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+struct ApproveArgs {
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -286,6 +304,7 @@ pub fn main() -> ExitCode {
         Verb::Plan(args) => (plan::run(&args), 1),
         Verb::Ps(args) => (ps::run(&args), 1),
         Verb::Describe(args) => (describe::run(&args), 1),
+        Verb::Approve(args) => (approve::run(&args), 1),
         Verb::Events(args) => (events::run(&args), 1),
         Verb::Logs(args) => (logs::run(&args), 1),
         Verb::Exec(args) => (exec::run(&args), run::NOT_RUN),

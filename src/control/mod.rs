@@ -66,6 +66,8 @@ pub struct Options {
     pub entropy: u64,
     /// Which manifests are for this host.
     pub labels: HostLabels,
+    /// Whether deleting most of what runs waits for consent.
+    pub prune_guard: bool,
 }
 
 /// What others may ask of the loop.
@@ -73,6 +75,8 @@ pub struct Options {
 pub enum Command {
     /// Look at the folder now; answered after the pass that follows.
     Look { done: oneshot::Sender<()> },
+    /// Consent to the deletions that wait for it; answers whose.
+    Approve { reply: oneshot::Sender<BTreeSet<Name>> },
     /// What a pass would do, for the folder as it is or for these files.
     Plan { files: Option<BTreeMap<String, Arc<Parsed>>>, reply: oneshot::Sender<Preview> },
 }
@@ -185,8 +189,7 @@ impl Controller {
     pub fn new(parts: Parts, found: Found, options: Options) -> Result<Controller, HostError> {
         let Parts { host, store, source, changes, spawn } = parts;
         let machine = host.survey()?;
-        let mut state =
-            State::new(machine, found.records, options.labels.clone(), options.job_threshold_percent, options.entropy);
+        let mut state = State::new(machine, found.records, &options);
         for name in host.names()? {
             match host.observe(&name) {
                 Ok(seen) => state.see_swept(&name, seen, BTreeSet::new()),
@@ -271,6 +274,7 @@ impl Controller {
         }
         self.state.standings = self.board.standings();
         let mut plan = self.state.plan(None, now);
+        self.state.guarded.clone_from(&plan.guarded);
         let deadline = self.deadline(&plan, now);
         tracing::debug!(steps = plan.work.len(), "pass");
         // Begun before it is told, so that what is told is what is remembered by now.

@@ -3,6 +3,7 @@
 use super::act::ActError;
 use super::{Command, Controller, Done, Job, report, step_name};
 use crate::host::{HostError, chain};
+use crate::model::event::News;
 use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::plan::{Act, Work};
@@ -89,6 +90,13 @@ impl Controller {
             Command::Look { done } => {
                 self.scan_at = Some(self.host.instant());
                 self.waiting.push(done);
+            }
+            Command::Approve { reply } => {
+                let approved = self.state.approve(self.host.now());
+                for name in &approved {
+                    self.tell(vec![News::normal(name, "DeletionApproved", "somebody has consented to its deletion")]);
+                }
+                let _ = reply.send(approved);
             }
             Command::Plan { files, reply } => {
                 let now = self.host.now();

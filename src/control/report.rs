@@ -11,7 +11,7 @@ use crate::model::units::Limit;
 use crate::model::usage::Usage;
 use crate::plan::{Input, Plan, Verdict};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything there is to tell, after one pass.
@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub folder_revision: Option<String>,
     /// What keeps the host from being as its manifests say, in sentences; empty when it is.
     pub unsettled: Vec<String>,
+    /// Workloads whose deletion waits for consent.
+    pub guarded: BTreeSet<Name>,
     /// What each workload has used, as of the last resync.
     pub usage: BTreeMap<Name, Usage>,
 }
@@ -161,6 +163,10 @@ fn conditions(verdict: &Verdict, before: Option<&Status>, now: Timestamp) -> Vec
 /// What keeps the host from being as it should be, once the plan's work has begun.
 pub fn unsettled(input: &Input<'_>, plan: &Plan, snapshot: &Snapshot) -> Vec<String> {
     let mut reasons: Vec<String> = Vec::new();
+    if !plan.guarded.is_empty() {
+        let names: Vec<&str> = plan.guarded.iter().map(Name::as_str).collect();
+        reasons.push(format!("the deletion of {} waits for `containerctl approve`", names.join(", ")));
+    }
     reasons.extend(snapshot.folder_error.clone());
     let refused =
         snapshot.diagnostics.iter().filter(|found| found.severity == crate::manifest::diagnostic::Severity::Error);
@@ -230,6 +236,10 @@ pub fn preview(plan: &Plan, diagnostics: Vec<Diagnostic>) -> Preview {
             let reason = why.map_or_else(String::new, |finding| finding.message.clone());
             steps.push(PreviewStep { workload: name.clone(), step: "wait".to_owned(), reason, writes: Vec::new() });
         }
+    }
+    for name in &plan.guarded {
+        let reason = "its manifest is gone with too many others; `containerctl approve` lets it be deleted".to_owned();
+        steps.push(PreviewStep { workload: name.clone(), step: "wait".to_owned(), reason, writes: Vec::new() });
     }
     Preview { steps, diagnostics }
 }

@@ -2,9 +2,9 @@
 //!
 //! Owns the bookkeeping between passes, no I/O and no decision.
 
-use super::drift;
 use super::folder::Scan;
 use super::report::{self, Snapshot};
+use super::{Options, drift};
 use crate::host::CpuTimes;
 use crate::manifest::Parsed;
 use crate::manifest::diagnostic::Diagnostic;
@@ -62,16 +62,15 @@ pub struct State {
     host: HostLabels,
     pub job_threshold_percent: u8,
     pub entropy: u64,
+    prune_guard: bool,
+    /// Workloads whose deletion somebody has consented to, while they are there.
+    approved: BTreeSet<Name>,
+    /// Those whose deletion waited for consent in the last pass.
+    pub guarded: BTreeSet<Name>,
 }
 
 impl State {
-    pub fn new(
-        machine: Machine,
-        records: BTreeMap<Name, Record>,
-        host: HostLabels,
-        job_threshold_percent: u8,
-        entropy: u64,
-    ) -> State {
+    pub fn new(machine: Machine, records: BTreeMap<Name, Record>, options: &Options) -> State {
         let mut state = State {
             machine,
             records,
@@ -91,9 +90,12 @@ impl State {
             folder_error: None,
             utilisation_percent: None,
             cpu_times: None,
-            host,
-            job_threshold_percent,
-            entropy,
+            host: options.labels.clone(),
+            job_threshold_percent: options.job_threshold_percent,
+            entropy: options.entropy,
+            prune_guard: options.prune_guard,
+            approved: BTreeSet::new(),
+            guarded: BTreeSet::new(),
         };
         state.gather();
         state
@@ -133,6 +135,8 @@ impl State {
         }
         // What failed under another manifest may succeed under this one.
         self.setbacks.retain(|name, _| desired.wanted.get(name) == self.desired.wanted.get(name));
+        // A manifest that comes back takes the consent with it.
+        self.approved.retain(|name| !desired.wanted.contains_key(name));
         self.desired = desired;
         self.diagnostics = diagnostics;
     }
@@ -152,6 +156,13 @@ impl State {
         running.chain(recorded).collect()
     }
 
+    /// Consents to the deletions that wait for it, and names them.
+    pub fn approve(&mut self, now: Timestamp) -> BTreeSet<Name> {
+        let guarded = self.plan(None, now).guarded;
+        self.approved.extend(guarded.iter().cloned());
+        guarded
+    }
+
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
     }
@@ -169,6 +180,9 @@ impl State {
             busy: &self.in_flight,
             blind: &self.blind,
             setbacks: &self.setbacks,
+            prune_guard: self.prune_guard,
+            approved: &self.approved,
+            guarded: &self.guarded,
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
@@ -195,6 +209,7 @@ impl State {
             folder_revision: self.scan.as_ref().and_then(|scan| scan.revision.clone()),
             unsettled: Vec::new(),
             usage: self.usage.clone(),
+            guarded: plan.guarded.clone(),
         };
         let mut told = BTreeMap::new();
         for (name, verdict) in &plan.verdicts {

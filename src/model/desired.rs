@@ -3,7 +3,7 @@
 use super::name::Name;
 use super::record::Origin;
 use super::spec::Spec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Everything wanted, and everything that must not be touched for want of a readable manifest.
@@ -12,6 +12,8 @@ pub struct Desired {
     pub wanted: BTreeMap<Name, Wanted>,
     /// Workloads to leave as they are recorded, and the manifest that is in the way.
     pub held: BTreeMap<Name, Held>,
+    /// Those of `held` whose manifest is gone with too many others: deleting them waits for consent.
+    pub guarded: BTreeSet<Name>,
     /// Workloads whose manifest is for other hosts, and in which way; as good as deleted here.
     pub elsewhere: BTreeMap<Name, String>,
 }

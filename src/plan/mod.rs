@@ -17,6 +17,7 @@
 
 pub mod backoff;
 mod ceilings;
+mod guard;
 pub mod kernel;
 mod lifecycle;
 mod mend;
@@ -53,6 +54,11 @@ pub struct Input<'a> {
     pub blind: &'a BTreeSet<Name>,
     /// Workloads whose last step failed.
     pub setbacks: &'a BTreeMap<Name, Setback>,
+    /// Whether deleting most of what runs waits for consent, and whose deletion somebody has consented to.
+    pub prune_guard: bool,
+    pub approved: &'a BTreeSet<Name>,
+    /// Those whose deletion waited for consent in the last pass.
+    pub guarded: &'a BTreeSet<Name>,
     /// Processes of running workloads that are outside their cgroups.
     pub strays: &'a BTreeMap<Name, BTreeSet<u32>>,
     /// What the probes of runs have come to.
@@ -81,6 +87,8 @@ pub struct Plan {
     /// In the order to begin them; each is about another workload.
     pub work: Vec<Work>,
     pub verdicts: BTreeMap<Name, Verdict>,
+    /// Workloads whose deletion waits for consent.
+    pub guarded: BTreeSet<Name>,
     /// When to look again if nothing happens before.
     pub wake_at: Option<Timestamp>,
 }
@@ -137,6 +145,8 @@ pub struct Finding {
 
 /// Decides a pass.
 pub fn plan(input: &Input<'_>) -> Plan {
+    let held = guard::hold(input);
+    let input = &Input { desired: held.as_ref().unwrap_or(input.desired), ..*input };
     let mut ledger = ledger(input);
     let mut decisions: Vec<(Name, lifecycle::Decision)> = Vec::new();
     for name in in_order(input) {
@@ -144,7 +154,7 @@ pub fn plan(input: &Input<'_>) -> Plan {
         decisions.push((name, decision));
     }
     // CPUs are settled last, when everyone's grant is known: an exclusive newcomer narrows its neighbours in the same pass.
-    let mut plan = Plan::default();
+    let mut plan = Plan { guarded: input.desired.guarded.clone(), ..Plan::default() };
     for (name, decision) in decisions {
         lifecycle::settle(input, &ledger, name, decision, &mut plan);
     }

@@ -11,6 +11,7 @@ mod drift;
 mod escape;
 mod exec;
 mod foreground;
+mod guard;
 mod idle;
 mod jobs;
 mod kernel;

@@ -75,11 +75,12 @@ pub(super) fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'sta
 
 pub(super) fn accepted(record: &Record, desired: &Desired, changed: bool) -> Finding {
     let Record { spec, generation, origin, .. } = record;
-    let Desired { wanted, held, elsewhere } = desired;
+    let Desired { wanted, held, guarded, elsewhere } = desired;
     let name = &spec.name;
     let (status, reason, message) = match (wanted.get(name), held.get(name)) {
         (Some(_), _) if changed => (true, "Current", format!("generation {generation} accepted")),
         (Some(_), _) => (true, "Current", format!("{}:{} is what runs", origin.path, origin.line)),
+        (None, Some(Held { finding, .. })) if guarded.contains(name) => (false, "DeletionHeld", finding.clone()),
         (None, Some(Held { path, revision, finding })) => {
             let refused = revision.as_ref().map(|revision| format!(" (revision {revision})")).unwrap_or_default();
             let runs = format!("generation {generation} (revision {}) goes on as it was", origin.revision);

@@ -28,6 +28,9 @@ pub struct World {
     pub records: BTreeMap<Name, Record>,
     pub observed: BTreeMap<Name, Observed>,
     pub setbacks: BTreeMap<Name, Setback>,
+    pub prune_guard: bool,
+    pub approved: BTreeSet<Name>,
+    pub guarded: BTreeSet<Name>,
     pub strays: BTreeMap<Name, BTreeSet<u32>>,
     pub standings: BTreeMap<Name, Standing>,
     pub busy: BTreeSet<Name>,
@@ -62,6 +65,9 @@ impl World {
             records: BTreeMap::new(),
             observed: BTreeMap::new(),
             setbacks: BTreeMap::new(),
+            prune_guard: true,
+            approved: BTreeSet::new(),
+            guarded: BTreeSet::new(),
             strays: BTreeMap::new(),
             standings: BTreeMap::new(),
             busy: BTreeSet::new(),
@@ -102,6 +108,9 @@ impl World {
             busy: &self.busy,
             blind: &self.blind,
             setbacks: &self.setbacks,
+            prune_guard: self.prune_guard,
+            approved: &self.approved,
+            guarded: &self.guarded,
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
@@ -115,6 +124,7 @@ impl World {
     /// One pass: planned, printed, carried out.
     pub fn pass(&mut self) -> String {
         let plan = self.plan();
+        self.guarded = plan.guarded.clone();
         let mut shown = String::new();
         for Work { name, record, act, reason } in plan.work {
             let act_shown = match &act {
