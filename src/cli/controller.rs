@@ -39,7 +39,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let manifests = absolute(&args.manifests).context("cannot find the current directory")?;
     let state = absolute(&args.state).context("cannot find the current directory")?;
     let runtime_dir = absolute(&args.runtime_dir).context("cannot find the current directory")?;
-    let (folder, away) = open_folder(&manifests, &args.trust_owner)?;
+    let (folder, away) = open_folder(&manifests, &state, &args.trust_owner)?;
     fs::create_dir_all(&runtime_dir).with_context(|| format!("cannot make {}", runtime_dir.display()))?;
     let _lock = lock(&runtime_dir)?;
     let (store, mut found) = Store::open(&state).map_err(told)?;
@@ -130,10 +130,10 @@ pub(super) fn host_labels(given: &[Label]) -> anyhow::Result<HostLabels> {
 }
 
 /// The folder, and why it cannot be read now.
-fn open_folder(path: &Path, trusted: &[u32]) -> anyhow::Result<(Folder, Option<FolderError>)> {
+fn open_folder(path: &Path, state: &Path, trusted: &[u32]) -> anyhow::Result<(Folder, Option<FolderError>)> {
     let sudo = std::env::var("SUDO_UID").ok();
     let trust = Trust::new(geteuid().as_raw(), trusted, sudo.as_deref());
-    let folder = Folder::new(path.to_owned(), trust);
+    let folder = Folder::new(path.to_owned(), trust).remembering(state.join("folder"));
     let away = match folder.check() {
         Ok(Owner::Trusted) => None,
         Ok(Owner::Sudo(uid)) => {

@@ -10,8 +10,11 @@
 
 mod approach;
 mod entry;
+mod home;
 mod reading;
 mod revision;
+
+pub use approach::whereabouts;
 
 use super::trust::{Owner, Trust, Untrusted};
 use super::watch::{Interest, Places};
@@ -21,6 +24,7 @@ use crate::manifest::{Claim, Parsed};
 use crate::model::record::Origin;
 use crate::model::spec::Spec;
 use entry::{Entry, Listed, Root, Unlisted, list};
+use home::Memory;
 use reading::{Identity, Unread, changed_at, parse_or_refuse, read_file};
 use revision::Revision;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,8 +65,10 @@ pub struct Folder {
     written: BTreeMap<String, Instant>,
     /// When something was last found changed.
     stirred: Option<Instant>,
-    /// Device and inode of the folder, and by name those of each sub-folder, when a manifest was last seen there.
-    homes: BTreeMap<String, (u64, u64)>,
+    /// The folder manifests were last seen in.
+    memory: Memory,
+    /// The device of each sub-folder when a manifest was last seen there.
+    devices: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -120,15 +126,6 @@ pub enum FolderError {
     Emptied { path: PathBuf },
 }
 
-/// What decides where the folder is, to be watched while it cannot be read.
-pub fn whereabouts(path: &Path) -> Places {
-    let mut places = approach::approach(path).places;
-    if path.is_dir() {
-        places.insert(path.to_owned(), Interest::Everything);
-    }
-    places
-}
-
 impl Folder {
     pub fn new(path: PathBuf, trust: Trust) -> Folder {
         Folder {
@@ -138,14 +135,21 @@ impl Folder {
             missing: BTreeMap::new(),
             written: BTreeMap::new(),
             stirred: None,
-            homes: BTreeMap::new(),
+            memory: Memory::default(),
+            devices: BTreeMap::new(),
         }
+    }
+
+    /// Keeps in this file which folder the manifests were in, so that a later controller knows it again.
+    #[must_use]
+    pub fn remembering(self, file: PathBuf) -> Folder {
+        Folder { memory: Memory::kept_in(file), ..self }
     }
 
     /// The same folder, as if it had never been looked at.
     #[must_use]
     pub fn anew(&self) -> Folder {
-        Folder::new(self.path.clone(), self.trust.clone())
+        Folder { memory: self.memory.clone(), ..Folder::new(self.path.clone(), self.trust.clone()) }
     }
 
     /// Whether the folder may be used at all. Answers the user behind sudo if it is theirs.
@@ -193,12 +197,13 @@ impl Folder {
         }
         entries.retain(|entry| is_manifest(&entry.name));
         let present: BTreeSet<String> = entries.iter().map(|entry| entry.name.clone()).collect();
-        let home = (found.dev(), found.ino());
-        if present.is_empty() && !self.read.is_empty() && self.homes.get("").is_some_and(|known| *known != home) {
+        let home = root.home().map_err(|source| self.unreadable(source))?;
+        if present.is_empty() && self.memory.is_of_another(home) {
             return Err(FolderError::Emptied { path: self.path.clone() });
         }
-        if !present.is_empty() {
-            self.homes.insert(String::new(), home);
+        // The last deletion in it has been seen through once nothing that was read is left.
+        if !present.is_empty() || self.read.is_empty() {
+            self.memory.note(Some(home).filter(|_| !present.is_empty()));
         }
         for entry in entries {
             watch_link(&entry, &mut scan);
@@ -237,14 +242,14 @@ impl Folder {
             }
         };
         entries.retain(|entry| entry.found.is_file() && is_manifest(&entry.name));
-        let home = (entry.found.dev(), entry.found.ino());
-        let was_elsewhere = self.homes.get(&entry.name).is_some_and(|(device, _)| *device != home.0);
+        let device = entry.found.dev();
+        let was_elsewhere = self.devices.get(&entry.name).is_some_and(|known| *known != device);
         if entries.is_empty() && was_elsewhere && self.read.keys().any(|name| name.starts_with(&below)) {
             let message = format!("{} is on another file system than before, and empty", entry.path.display());
             return self.give_up(&entry.name, &message, "mount it again, or remove it to stop its workloads", scan);
         }
         if !entries.is_empty() {
-            self.homes.insert(entry.name.clone(), home);
+            self.devices.insert(entry.name.clone(), device);
         }
         scan.remote |= entry::lies_remote(&entry.at);
         scan.places.insert(entry.path.clone(), Interest::Everything);

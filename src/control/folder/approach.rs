@@ -1,8 +1,7 @@
 //! The way to a file or folder: each link on it may be swapped, each part that is missing may come, and both happen in another folder
 //! than the one that is read (git-sync, an atomic symlink deployment, a folder that is mounted late).
 
-use super::Interest;
-use std::collections::BTreeMap;
+use crate::control::watch::{Interest, Places};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +13,7 @@ const LINKS_MAX: usize = 40;
 #[derive(Debug, Default)]
 pub struct Approach {
     /// Folders with a link on the way, or with room for the part that is missing, and the name of that.
-    pub places: BTreeMap<PathBuf, Interest>,
+    pub places: Places,
     /// Where the last link on the way led.
     pub link: Option<PathBuf>,
 }
@@ -52,6 +51,15 @@ pub fn approach(path: &Path) -> Approach {
         to_go.extend(parts(&target));
     }
     approach
+}
+
+/// What decides where the folder is, to be watched while it cannot be read.
+pub fn whereabouts(path: &Path) -> Places {
+    let mut places = approach(path).places;
+    if path.is_dir() {
+        places.insert(path.to_owned(), Interest::Everything);
+    }
+    places
 }
 
 /// The names a path consists of, the first one last.

@@ -1,5 +1,6 @@
 //! What lies in a folder: followed if it is a link, named if it is no manifest, never opened.
 
+use super::home::Home;
 use super::remark;
 use crate::manifest::diagnostic::Diagnostic;
 use std::collections::BTreeMap;
@@ -23,6 +24,10 @@ impl Root {
         // Of what was opened, not of what the path leads to by now. An error where it has been deleted since.
         let path = fs::canonicalize(through(&handle))?;
         Ok(Root { handle, path })
+    }
+
+    pub fn home(&self) -> io::Result<Home> {
+        Home::of(&self.handle)
     }
 
     pub fn metadata(&self) -> io::Result<Metadata> {

@@ -72,6 +72,38 @@ fn the_last_good_manifest_counts_after_a_reboot_too() {
 }
 
 #[test]
+fn a_folder_that_is_not_mounted_yet_after_a_reboot_stops_and_forgets_nothing() {
+    let settings = ["--resync", "1h", "--job-cpu-threshold", "100"];
+    let mut world = World::new();
+    world.start(&settings);
+    world.put("web.yaml", &sleeper(300));
+    world.put("done.yaml", "kind: job\ncommand: 'true'\n");
+    soon_running(&world, "it runs", &["web"]);
+    soon(&world, "a job is done", || world.phase("done") == "Completed");
+    reboot(&mut world, false);
+    fs::rename(world.manifests(), world.path("away")).unwrap();
+    // Where it will be mounted.
+    fs::create_dir(world.manifests()).unwrap();
+    world.start(&settings);
+    let after = soon_running(&world, "it runs again", &["web"]);
+    soon(&world, "it is told", || world.log().contains("is another one than before, and holds no manifest"));
+    sleep(Duration::from_millis(1500));
+    assert_eq!(running(&world), after);
+    fs::remove_dir(world.manifests()).unwrap();
+    fs::rename(world.path("away"), world.manifests()).unwrap();
+    world.put("web.yaml", &sleeper(400));
+    soon_cpu(&world, "web", 400);
+    assert_eq!(running(&world), after);
+    assert_eq!((world.phase("done"), &world.status("done")["restarts"]), ("Completed".to_owned(), &Value::from(0)));
+    // The same folder, emptied while no controller lived, is a wish.
+    world.kill_controller();
+    world.delete("web.yaml");
+    world.delete("done.yaml");
+    world.start(&settings);
+    soon(&world, "everything is gone", || world.ps().is_empty());
+}
+
+#[test]
 fn of_two_files_with_one_name_the_one_that_runs_keeps_it() {
     let mut world = watching();
     world.put("b.yaml", &format!("name: web\n{}", sleeper(500)));
