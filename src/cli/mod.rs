@@ -15,6 +15,7 @@ mod output;
 mod plan;
 mod ps;
 mod run;
+mod terminal;
 mod validate;
 mod wait;
 
@@ -227,6 +228,12 @@ struct LogsArgs {
 #[derive(Debug, Args)]
 struct ExecArgs {
     name: String,
+    /// Give the command a terminal, inside its box, even if standard input or output is none
+    #[arg(short, long, conflicts_with = "no_tty")]
+    tty: bool,
+    /// Give it none; it reads nothing from a terminal then, and what it writes to one is carried there
+    #[arg(short = 'T', long)]
+    no_tty: bool,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,

@@ -171,6 +171,8 @@ pub fn join_steps(plan: &Plan<'_>, pid: u32, start_ticks: u64) -> Result<Steps, 
     let oom_score_adj = i64::from(plan.process.oom_score_adj).cast_unsigned();
     steps.push(Step::ResetScheduling { oom_score_adj });
     limit_resources(plan.process, plan.ceilings, &mut steps);
+    // Out of the caller's session: its terminal would be open to the command as /dev/tty, whatever streams it was given.
+    steps.push(Step::NewSession {});
     steps.push(Step::DieWithParent {});
     let network = if plan.process.network == Network::None { libc::CLONE_NEWNET } else { 0 };
     let kinds =
@@ -307,6 +309,7 @@ pub fn run(plan: &Plan<'_>, filters: Vec<Vec<u64>>) -> Result<RunOrder, ConfineE
     Ok(RunOrder {
         log_bytes_max: if plan.foreground { 0 } else { LOG_BYTES_MAX },
         log_files_max: LOG_FILES_MAX,
+        terminal: false,
         uid: user.uid,
         gid: user.gid,
         host_uid: plan.on_host(user.uid),

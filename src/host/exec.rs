@@ -1,8 +1,8 @@
 //! `exec`: another command in the box of a workload that runs.
 //!
 //! The same init does it that makes boxes, with an order that joins one instead: the cgroups, the namespaces, the user namespace, then the
-//! same limits, filters, capabilities and identity as the workload's own command. Nothing of the caller gets in but its three standard
-//! streams. What runs this way ends with the workload.
+//! same limits, filters, capabilities and identity as the workload's own command. Nothing of the caller gets in but three standard
+//! streams, none of them a terminal of the host's. What runs this way ends with the workload.
 
 use super::cgroup::membership;
 use super::confine::{self, Plan};
@@ -24,7 +24,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 /// Why nothing can be executed there.
@@ -40,6 +40,10 @@ pub enum ExecError {
         "what {name} was started from cannot be read in {runtime}\n  help: it goes on; restart it to be able to join it"
     )]
     Unreadable { name: Name, runtime: PathBuf },
+    #[error(
+        "cannot make a terminal in the box of {name}\n  help: `containerctl exec --no-tty` does without one; inside, /dev/pts has to be as it was made"
+    )]
+    Terminal { name: Name, source: io::Error },
     #[error("cannot open the cgroup {path}")]
     Group { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -83,6 +87,28 @@ pub struct Session {
     steps: Vec<wire::Step<std::ffi::CString>>,
 }
 
+/// What to run in a box, and on what.
+#[derive(Debug)]
+pub struct Begin<'a> {
+    pub command: &'a [String],
+    pub env: &'a BTreeMap<String, String>,
+    /// Standard input, output and error. None may be a terminal of the host's.
+    pub streams: [BorrowedFd<'a>; 3],
+    /// What standard input is to the command.
+    pub input: Input,
+    pub runtime: &'a Path,
+    /// For what its init has to say.
+    pub folder: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Something to read from.
+    Stream,
+    /// A terminal of the box, which will control its session.
+    Terminal,
+}
+
 /// What it takes to join a box.
 pub(super) struct Joining {
     pub steps: Vec<wire::Step<std::ffi::CString>>,
@@ -100,6 +126,7 @@ pub(super) fn joining(
     env: &BTreeMap<String, String>,
     runtime: &Path,
     compiler: &Compiler,
+    input: Input,
 ) -> Result<Joining, HostError> {
     let Record { spec, ids, .. } = &target.record;
     let mut process = spec.process.clone();
@@ -124,21 +151,18 @@ pub(super) fn joining(
     };
     let filters = compiler.filters(&process.security.seccomp, &process.security.capabilities)?;
     let steps = confine::join_steps(&plan, target.process.pid, target.process.start_ticks)?;
-    let order = wire::order(&steps, &confine::run(&plan, filters)?);
+    let mut run = confine::run(&plan, filters)?;
+    run.terminal = input == Input::Terminal;
+    let order = wire::order(&steps, &run);
     let (command, workdir) = (process.command.first().cloned().unwrap_or_default(), process.workdir);
     Ok(Joining { steps, order, unified: groups.unified, command, workdir })
 }
 
-/// Begins `command` in the box of `target`, on the caller's standard streams. `folder` is for what its init has to say.
-pub fn begin(
-    target: &Target,
-    command: &[String],
-    env: &BTreeMap<String, String>,
-    runtime: &Path,
-    folder: PathBuf,
-) -> Result<Session, ExecError> {
+/// Begins a command in the box of `target`.
+pub fn begin(target: &Target, begin: Begin<'_>) -> Result<Session, ExecError> {
+    let Begin { command, env, streams, input, runtime, folder } = begin;
     let Joining { steps, order, unified, command, workdir } =
-        joining(target, command, env, runtime, &Compiler::default())?;
+        joining(target, command, env, runtime, &Compiler::default(), input)?;
     let group = match &unified {
         Some(path) => Some(File::open(path).map_err(|source| ExecError::Group { path: path.clone(), source })?),
         None => None,
@@ -155,7 +179,7 @@ pub fn begin(
             namespaces: Namespaces::Inherited,
             instance: place.as_fd(),
             logs: place.as_fd(),
-            stdio: Stdio::Inherit,
+            stdio: Stdio::Given(streams),
         },
     )
     .map_err(HostError::from)?;
@@ -179,6 +203,11 @@ impl Session {
             // Ended already is the only way for this to fail on a child of ours.
             let _ = rustix::process::pidfd_send_signal(&self.spawned.pidfd, signal);
         }
+    }
+
+    /// Leaves it to end as a hang-up ends it, or its init with us; cleans up behind it.
+    pub fn abandon(self) {
+        let _ = fs::remove_dir_all(&self.folder);
     }
 
     /// How it ended, once it has; cleans up behind it.

@@ -19,6 +19,7 @@ pub mod processes;
 pub mod seccomp;
 pub mod spawn;
 mod strays;
+pub mod terminal;
 pub mod topology;
 pub mod traces;
 

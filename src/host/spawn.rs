@@ -78,6 +78,8 @@ pub enum Stdio<'a> {
     Inherit,
     /// Nothing to read; output and errors to this.
     Output(BorrowedFd<'a>),
+    /// These three.
+    Given([BorrowedFd<'a>; 3]),
 }
 
 /// Where init is born.
@@ -155,14 +157,18 @@ pub fn spawn(image: &Image, spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         (out_of_the_way(order.as_fd())?, out_of_the_way(report_end.as_fd())?, out_of_the_way(null.as_fd())?);
     let (instance, logs) = (out_of_the_way(spawn.instance)?, out_of_the_way(spawn.logs)?);
     let program = out_of_the_way(image.0.as_fd())?;
-    let output = match spawn.stdio {
-        Stdio::Output(output) => Some(out_of_the_way(output)?),
-        Stdio::Null | Stdio::Inherit => None,
+    // Held until the child has them in place: one of these may be a number that an earlier move overwrites.
+    let given = match spawn.stdio {
+        Stdio::Given(given) => given.into_iter().map(out_of_the_way).collect::<Result<Vec<_>, _>>()?,
+        Stdio::Output(output) => {
+            [null.as_fd(), output, output].into_iter().map(out_of_the_way).collect::<Result<_, _>>()?
+        }
+        Stdio::Null | Stdio::Inherit => Vec::new(),
     };
-    let stdio = |fd: RawFd| match (spawn.stdio, &output) {
-        (Stdio::Inherit, _) => (fd, fd),
-        (Stdio::Output(_), Some(output)) if fd > 0 => (output.as_raw_fd(), fd),
-        (Stdio::Null | Stdio::Output(_), _) => (null.as_raw_fd(), fd),
+    let stdio = |at: usize, fd: RawFd| match (given.get(at), spawn.stdio) {
+        (Some(from), _) => (from.as_raw_fd(), fd),
+        (None, Stdio::Inherit) => (fd, fd),
+        (None, _) => (null.as_raw_fd(), fd),
     };
     // A name has no NUL: it is made of letters, digits and three other characters.
     let name = CString::new(spawn.name).unwrap_or_default();
@@ -171,9 +177,9 @@ pub fn spawn(image: &Image, spawn: &Spawn<'_>) -> Result<Spawned, SpawnError> {
         argv: [c"containerctl-init".as_ptr(), name.as_ptr(), ptr::null()],
         envp: [ptr::null()],
         moves: [
-            stdio(0),
-            stdio(1),
-            stdio(2),
+            stdio(0, 0),
+            stdio(1, 1),
+            stdio(2, 2),
             (order.as_raw_fd(), fds::ORDER),
             (report_end.as_raw_fd(), fds::REPORT),
             (instance.as_raw_fd(), fds::INSTANCE),

@@ -197,6 +197,10 @@ fn become_command(child: &mut Child<'_>) -> core::result::Result<Never, (&'stati
     if let Some((out, err)) = child.output {
         sys::dup3(out, 1, 0).and_then(|()| sys::dup3(err, 2, 0)).map_err(refused(b"unprepared"))?;
     }
+    if child.run.terminal != 0 {
+        // A session that the command leads, not we: what is typed reaches its jobs, and a hang-up ends them (ioctl_tty(2), TIOCSCTTY).
+        sys::setsid().and_then(|()| sys::control_terminal(0)).map_err(refused(b"unprepared"))?;
+    }
     if child.users != 0 {
         // With every capability in it until `identify`, and none outside any more.
         sys::setns(child.users, sys::CLONE_NEWUSER).map_err(refused(b"userns"))?;

@@ -97,6 +97,7 @@ pub const PROT_WRITE: i32 = 2;
 pub const MAP_PRIVATE: i32 = 2;
 
 pub const CLOCK_REALTIME: i32 = 0;
+pub const TIOCSCTTY: u32 = 0x540e;
 
 mod nr {
     pub const READ: usize = 0;
@@ -355,6 +356,11 @@ pub fn umask(mask: u32) {
 
 pub fn setsid() -> Result<()> {
     call!(nr::SETSID).map(drop)
+}
+
+/// Makes a terminal the one that controls the caller's session (ioctl_tty(2)).
+pub fn control_terminal(fd: Fd) -> Result<()> {
+    call!(nr::IOCTL, fd, TIOCSCTTY, 0).map(drop)
 }
 
 pub fn set_groups(groups: &[u32]) -> Result<()> {

@@ -74,6 +74,8 @@ pub struct Run<'a> {
     pub log_bytes_max: u64,
     /// Log files kept, the one being written included.
     pub log_files_max: u64,
+    /// Whether standard input is a terminal that is to be the command's own, in a session it leads.
+    pub terminal: u64,
     pub uid: u64,
     pub gid: u64,
     /// The same ids as the host has them, who own the command's output.
@@ -169,6 +171,7 @@ pub fn decode(order: &mut [u8]) -> Result<(Steps<'_>, Run<'_>)> {
 fn decode_run(bytes: &mut [u8]) -> Result<Run<'_>> {
     let (log_bytes_max, bytes) = take_u64(bytes)?;
     let (log_files_max, bytes) = take_u64(bytes)?;
+    let (terminal, bytes) = take_u64(bytes)?;
     let (uid, bytes) = take_u64(bytes)?;
     let (gid, bytes) = take_u64(bytes)?;
     let (owner, bytes) = take_u64(bytes)?;
@@ -187,6 +190,7 @@ fn decode_run(bytes: &mut [u8]) -> Result<Run<'_>> {
     Ok(Run {
         log_bytes_max: limits.0,
         log_files_max: limits.1,
+        terminal,
         uid,
         gid,
         host_uid: owner,
@@ -299,6 +303,7 @@ mod encode {
     pub struct RunOrder {
         pub log_bytes_max: u64,
         pub log_files_max: u64,
+        pub terminal: bool,
         pub uid: u32,
         pub gid: u32,
         pub host_uid: u32,
@@ -324,10 +329,11 @@ mod encode {
         word(&mut out, MAGIC);
         word(&mut out, body.len() as u64);
         out.extend_from_slice(&body);
-        let RunOrder { log_bytes_max, log_files_max, uid, gid, host_uid, host_gid, .. } = run;
+        let RunOrder { log_bytes_max, log_files_max, terminal, uid, gid, host_uid, host_gid, .. } = run;
         let RunOrder { capabilities, no_new_privileges, filters, groups, workdir, candidates, argv, envp, .. } = run;
         word(&mut out, *log_bytes_max);
         word(&mut out, *log_files_max);
+        word(&mut out, u64::from(*terminal));
         word(&mut out, u64::from(*uid));
         word(&mut out, u64::from(*gid));
         word(&mut out, u64::from(*host_uid));

@@ -21,6 +21,7 @@ mod programs;
 mod recovery;
 mod resources;
 mod rootfs;
+mod terminal;
 mod verbs;
 mod walls;
 mod watching;

@@ -2,7 +2,7 @@
 
 use super::{Refusal, left, unasked};
 use crate::host::cgroup::{PROBE_GROUPS, read_at, write_at};
-use crate::host::exec::{Joining, joining};
+use crate::host::exec::{Input, Joining, joining};
 use crate::host::linux::Linux;
 use crate::host::spawn::{Namespaces, Spawn, Spawned, Stdio, spawn};
 use crate::host::traces::{outcome, parse_report};
@@ -30,7 +30,7 @@ impl Linux {
     /// Runs it, for as long as it may.
     pub(super) fn execute(&self, ask: &Ask<'_>, command: &[String], deadline: Instant) -> Result<(), Refusal> {
         let target = self.target(ask)?;
-        let joining = joining(&target, command, ask.env, &self.options.runtime, &self.seccomp)
+        let joining = joining(&target, command, ask.env, &self.options.runtime, &self.seccomp, Input::Stream)
             .map_err(|error| unasked(&error))?;
         let group = self.group(ask)?;
         let (output, output_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| unasked(&errno))?;

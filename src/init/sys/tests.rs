@@ -41,6 +41,7 @@ fn constants_are_the_ones_libc_knows() {
         (OPEN_TREE_CLONE.into(), u64::from(libc::OPEN_TREE_CLONE)),
         (MOVE_MOUNT_F_EMPTY_PATH.into(), u64::from(libc::MOVE_MOUNT_F_EMPTY_PATH)),
         (SIGXFSZ as u64, libc::SIGXFSZ as u64),
+        (TIOCSCTTY.into(), libc::TIOCSCTTY),
         (MOVE_MOUNT_T_SYMLINKS.into(), u64::from(libc::MOVE_MOUNT_T_SYMLINKS)),
         (Errno::PERM.0 as u64, libc::EPERM as u64),
         (Errno::SRCH.0 as u64, libc::ESRCH as u64),

@@ -7,6 +7,7 @@ fn run_order() -> RunOrder {
     RunOrder {
         log_bytes_max: 1 << 20,
         log_files_max: 3,
+        terminal: true,
         uid: 1000,
         gid: 1001,
         host_uid: 101_000,
