@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use containerctl::manifest::fields::Schema;
-use containerctl::manifest::{io, isolation, job, probes, resources, rootfs, workload};
+use containerctl::manifest::{io, isolation, job, logs, probes, resources, rootfs, workload};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -181,7 +181,7 @@ fn the_reference_lists_the_fields_that_are_read() {
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` |").map(|(field, _)| field.to_owned()))
         .filter(|field| !field.contains(','))
         .collect();
-    let schemas: [(&str, &Schema); 14] = [
+    let schemas: [(&str, &Schema); 15] = [
         ("", &workload::WORKLOAD),
         ("cpu.", &resources::CPU),
         ("memory.", &resources::MEMORY),
@@ -190,6 +190,7 @@ fn the_reference_lists_the_fields_that_are_read() {
         ("volumes.", &isolation::VOLUME),
         ("rootfs.", &rootfs::ROOTFS),
         ("security.", &isolation::SECURITY),
+        ("logs.", &logs::LOGS),
         ("restart.", &workload::RESTART),
         ("stop.", &workload::STOP),
         ("schedule.", &job::SCHEDULE),
@@ -202,4 +203,37 @@ fn the_reference_lists_the_fields_that_are_read() {
         .flat_map(|(prefix, schema)| schema.fields.iter().map(move |field| format!("{prefix}{field}")))
         .collect();
     assert_eq!(listed, read);
+}
+
+#[test]
+fn the_tests_that_the_security_page_names_exist() {
+    let page = read(Path::new("docs/SECURITY.md"));
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| wall"));
+    let mut wrong = Vec::new();
+    for row in rows {
+        let proof = row.trim_end_matches(" |").rsplit("| ").next().unwrap();
+        let mut module = String::new();
+        let names: Vec<&str> = proof.split('`').skip(1).step_by(2).collect();
+        if names.is_empty() {
+            wrong.push(format!("no test: {row}"));
+        }
+        for name in names {
+            let test = match name.split_once("::") {
+                Some((file, test)) => {
+                    file.clone_into(&mut module);
+                    test
+                }
+                None => name,
+            };
+            let code = read(Path::new(&format!("tests/scenarios/{module}.rs")));
+            let found = match test.strip_suffix("...") {
+                Some(begin) => code.contains(&format!("#[test]\nfn {begin}")),
+                None => code.contains(&format!("#[test]\nfn {test}()")),
+            };
+            if !found {
+                wrong.push(format!("{module}::{test}"));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
 }

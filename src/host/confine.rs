@@ -8,16 +8,13 @@ use crate::init::wire::{RunOrder, SLOTS_MAX, Step};
 use crate::model::isolation::{Capability, IdRange, Network, ResourceLimit, Rootfs, VolumeSource};
 use crate::model::machine::Ceilings;
 use crate::model::name::Name;
-use crate::model::spec::{Process, VOLUMES_MAX, Volume};
+use crate::model::spec::{Logs, Process, VOLUMES_MAX, Volume};
 use crate::model::units::Limit;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes of one log file, and how many are kept: 30 MB a workload at most.
-pub const LOG_BYTES_MAX: u64 = 10_000_000;
-pub const LOG_FILES_MAX: u64 = 3;
 const _: () = assert!(VOLUMES_MAX + 3 <= SLOTS_MAX, "the root, its layer and /dev take a slot each");
 
 const ATTR_RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -98,6 +95,8 @@ pub struct Plan<'a> {
     pub ceilings: &'a Ceilings,
     /// The version of Landlock the kernel has, 0 for none.
     pub landlock: u32,
+    /// What is kept of its output.
+    pub logs: Logs,
     /// In the foreground of a terminal it keeps session and output, and ends with whoever started it.
     pub foreground: bool,
 }
@@ -307,8 +306,8 @@ pub fn run(plan: &Plan<'_>, filters: Vec<Vec<u64>>) -> Result<RunOrder, ConfineE
     let path = plan.env.get("PATH").map_or("", String::as_str);
     let variables = plan.env.iter().map(|(key, value)| text(format!("{key}={value}")));
     Ok(RunOrder {
-        log_bytes_max: if plan.foreground { 0 } else { LOG_BYTES_MAX },
-        log_files_max: LOG_FILES_MAX,
+        log_bytes_max: if plan.foreground { 0 } else { plan.logs.max_size.0 },
+        log_files_max: plan.logs.max_files.into(),
         terminal: false,
         uid: user.uid,
         gid: user.gid,

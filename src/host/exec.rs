@@ -147,6 +147,7 @@ pub(super) fn joining(
         ids: ids.filter(|_| process.security.user_namespace),
         ceilings: &ceilings,
         landlock: landlock_version(),
+        logs: spec.logs,
         foreground: true,
     };
     let filters = compiler.filters(&process.security.seccomp, &process.security.capabilities)?;

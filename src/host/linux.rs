@@ -125,6 +125,7 @@ impl Linux {
             ids: record.ids.filter(|_| record.spec.process.security.user_namespace),
             ceilings: &self.ceilings,
             landlock: self.landlock,
+            logs: record.spec.logs,
             foreground: self.options.foreground,
         }
     }

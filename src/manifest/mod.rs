@@ -11,6 +11,7 @@ pub mod gather;
 pub mod io;
 pub mod isolation;
 pub mod job;
+pub mod logs;
 pub mod probes;
 pub mod resources;
 pub mod rootfs;

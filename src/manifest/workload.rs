@@ -5,7 +5,7 @@
 use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::tree::{Node, Value};
-use super::{isolation, job, probes, resources, rootfs};
+use super::{isolation, job, logs, probes, resources, rootfs};
 use crate::model::gpu::GPU_VARIABLES;
 use crate::model::label;
 use crate::model::name::Name;
@@ -45,6 +45,7 @@ pub const WORKLOAD: Schema = Schema {
         "restart",
         "stop",
         "probes",
+        "logs",
         "suspend",
         "replicas",
         "rootfs",
@@ -91,6 +92,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
     let stop = stop(&map, problems);
     let job = job::job(&map, kind, &restart, problems);
     let probes = probes::probes(&map, problems);
+    let logs = logs::read(&map, problems);
     let suspend = map.get("suspend", problems).and_then(|field| field.boolean(problems)).unwrap_or(false);
     if let (Some(process), Some(_)) = (&process, &gpu) {
         granted_variables(&map, process, problems);
@@ -110,6 +112,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
         restart,
         stop,
         probes,
+        logs,
         suspend,
         job,
     })

@@ -33,6 +33,8 @@ pub struct Spec {
     pub stop: Stop,
     #[serde(default, skip_serializing_if = "Probes::is_empty")]
     pub probes: Probes,
+    #[serde(default, skip_serializing_if = "Logs::is_usual")]
+    pub logs: Logs,
     /// Keep it, but do not run it.
     pub suspend: bool,
     #[serde(default)]
@@ -203,6 +205,34 @@ pub struct Stop {
     pub signal: Signal,
     /// From the signal to the end of the whole cgroup.
     pub grace: Duration,
+}
+
+/// How much of its output is kept. Fixed by each run for itself when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// Of one file, the one being written or an older one.
+    pub max_size: Bytes,
+    /// The one being written included, 1..=9.
+    pub max_files: u32,
+}
+
+impl Logs {
+    fn is_usual(&self) -> bool {
+        *self == Logs::default()
+    }
+}
+
+impl Default for Logs {
+    /// 30 MB a workload at most.
+    fn default() -> Logs {
+        Logs { max_size: Bytes(10_000_000), max_files: 3 }
+    }
+}
+
+impl fmt::Display for Logs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{maxSize: {}, maxFiles: {}}}", self.max_size, self.max_files)
+    }
 }
 
 /// A signal number, 1..=31.

@@ -41,6 +41,7 @@ fn plan<'a>(name: &'a Name, process: &'a Process, env: &'a BTreeMap<String, Stri
         ids: None,
         ceilings: &CEILINGS,
         landlock: 0,
+        logs: Logs::default(),
         foreground: false,
     }
 }

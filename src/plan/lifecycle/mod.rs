@@ -165,6 +165,10 @@ impl Case<'_, '_> {
             let signal = self.stop_of(instance).signal;
             return self.act(Phase::Stopping, Act::Stop { signal }, reason);
         }
+        if let Some(started_as) = instance.record.as_ref().filter(|was| was.spec.logs != self.record.spec.logs) {
+            let message = format!("logs stay at {} until its next start", started_as.spec.logs);
+            self.find(ConditionKind::Degraded, true, "NextStart", message);
+        }
         self.replace_cpus();
         match instance.life {
             Life::Running { pid } => {

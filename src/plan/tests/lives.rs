@@ -231,3 +231,20 @@ fn suspended_workloads_stop_and_resume() {
       web Starting Ready=false Starting: being set up
     ");
 }
+
+#[test]
+fn new_bounds_of_a_log_wait_for_the_next_start_and_say_so() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a").settle();
+    world.file("web.yaml", "command: a\nlogs: {maxSize: 1M, maxFiles: 2}");
+    let shown = world.pass();
+    assert!(
+        shown.contains("web Running Degraded=true NextStart: logs stay at {maxSize: 10M, maxFiles: 3} until"),
+        "{shown}"
+    );
+    assert_eq!(world.plan().work, [], "nothing is done to what runs");
+    world.exit_code("web", 1);
+    world.settle();
+    let shown = world.after(600_000).settle();
+    assert!(!shown.contains("NextStart"), "{shown}");
+}
