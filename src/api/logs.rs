@@ -3,9 +3,12 @@
 use crate::model::time::Timestamp;
 use axum::body::Bytes;
 use http_body_util::channel::{Channel, Sender};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,8 +21,10 @@ const PIECES_MAX: usize = 4;
 const PIECE_BYTES: usize = 64 * 1024;
 /// Lines that `tail` can ask for.
 const TAIL_MAX: usize = 100_000;
-/// How often a followed log is looked at.
-const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// How long what is written after a wake-up is gathered: a chatty workload must not wake its reader for each write.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often a followed log is looked at unasked: whether the reader has gone, and on a file system that tells nobody of changes.
+const FOLLOW_EVERY: Duration = Duration::from_secs(5);
 /// Older files than the one being written, `log.9` at most.
 const OLDER_MAX: u32 = 9;
 
@@ -78,6 +83,8 @@ fn send(pieces: &mpsc::Sender<Bytes>, bytes: Vec<u8>) -> Result<(), Gone> {
 }
 
 fn read(folder: &Path, ask: Ask, pieces: &mpsc::Sender<Bytes>) -> io::Result<()> {
+    // Begun before anything is read, so that nothing is written unseen.
+    let news = if ask.follow { News::of(folder) } else { None };
     // Opened before the older ones are read, so that what is written meanwhile is not lost between the two.
     let mut current = open(&folder.join("log"))?;
     let older: Vec<File> =
@@ -94,7 +101,10 @@ fn read(folder: &Path, ask: Ask, pieces: &mpsc::Sender<Bytes>) -> io::Result<()>
         return Ok(());
     }
     while ask.follow && !pieces.is_closed() {
-        std::thread::sleep(FOLLOW_EVERY);
+        match &news {
+            Some(news) => news.wait(),
+            None => std::thread::sleep(FOLLOW_EVERY),
+        }
         if let Some(file) = &mut current
             && send_rest(file, pieces)?.is_err()
         {
@@ -102,11 +112,39 @@ fn read(folder: &Path, ask: Ask, pieces: &mpsc::Sender<Bytes>) -> io::Result<()>
         }
         let newest = open(&folder.join("log"))?;
         if inode(newest.as_ref()) != inode(current.as_ref()) {
-            // It was rotated: what was left in the old file has been sent above.
+            // It was rotated. What came since the look above is still to be sent, and whole files if that happened more than once.
+            let missed = missed(folder, current.as_ref(), newest.as_ref());
+            if send_all(current.take().into_iter().chain(missed), pieces)?.is_err() {
+                return Ok(());
+            }
             current = newest;
         }
     }
     Ok(())
+}
+
+/// Word of changes in a log folder (inotify(7)): an idle log costs its followers nothing.
+struct News(OwnedFd);
+
+impl News {
+    /// None where the kernel has no more of these to give; then the log is looked at now and then.
+    fn of(folder: &Path) -> Option<News> {
+        let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+        let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&news, folder, what).ok()?;
+        Some(News(news))
+    }
+
+    fn wait(&self) {
+        let limit = Timespec { tv_sec: FOLLOW_EVERY.as_secs().cast_signed(), tv_nsec: 0 };
+        // Interrupted or in time, what follows is another look.
+        if matches!(poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&limit)), Ok(1)) {
+            std::thread::sleep(GATHER);
+            // What it says does not matter, only that it is taken: the next wait is for what comes after.
+            let mut events = [0; 4096];
+            while matches!(rustix::io::read(&self.0, &mut events), Ok(len) if len > 0) {}
+        }
+    }
 }
 
 fn open(path: &Path) -> io::Result<Option<File>> {
@@ -115,6 +153,24 @@ fn open(path: &Path) -> io::Result<Option<File>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The files between the one that was read and the one that is written now, oldest first. All there are if the former has gone.
+fn missed(folder: &Path, read: Option<&File>, newest: Option<&File>) -> Vec<File> {
+    let mut files: Vec<File> = Vec::new();
+    for number in 1..=OLDER_MAX {
+        let Ok(Some(file)) = open(&folder.join(format!("log.{number}"))) else { break };
+        let found = inode(Some(&file));
+        if read.is_some() && found == inode(read) {
+            break;
+        }
+        // A rotation meanwhile shows a file again under its next name.
+        if found != inode(newest) && files.iter().all(|file| inode(Some(file)) != found) {
+            files.push(file);
+        }
+    }
+    files.reverse();
+    files
 }
 
 fn inode(file: Option<&File>) -> Option<u64> {

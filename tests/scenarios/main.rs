@@ -16,6 +16,7 @@ mod idle;
 mod jobs;
 mod kernel;
 mod lifecycle;
+mod logs;
 mod probes;
 mod programs;
 mod recovery;
