@@ -295,7 +295,7 @@ impl Controller {
         let planned = plan.wake_at.map(|at| at.since(now));
         let starting = self.state.observed.values().any(is_starting).then_some(STARTING_AGAIN);
         let wait = planned.into_iter().chain(starting).min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
-        let scan = self.scan_at.filter(|_| self.folder.is_some());
+        let scan = self.scan_due().filter(|_| self.folder.is_some());
         // A millisecond more: a deadline that is rounded down would find nothing to do yet.
         let plan_at = self.host.instant() + wait + Duration::from_millis(1);
         scan.map_or(plan_at, |scan| scan.min(plan_at))

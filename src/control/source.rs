@@ -6,11 +6,14 @@ use super::{Controller, Done, Job};
 use crate::host::chain;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often to look where nothing tells of changes: network and user-space file systems, a host without inotify instances to spare, a
 /// folder that is away. A look costs a stat a file; Kubernetes' kubelet polls its manifests every 20 s, people wait for an edit of theirs.
 const POLL: Duration = Duration::from_secs(2);
+
+/// The longest rest after a look. While a thousand files are copied in each of them is an event; looking half of the time is enough.
+const REST_MAX: Duration = Duration::from_millis(500);
 
 /// Where the manifests are.
 pub trait Source: Send {
@@ -35,6 +38,10 @@ impl Source for Folder {
 pub(super) struct Watching {
     folder: Option<PathBuf>,
     watch: Option<Watch>,
+    /// When the look under way began.
+    begun: Option<Instant>,
+    /// Not to look again before this.
+    rest_until: Option<Instant>,
 }
 
 impl Controller {
@@ -61,7 +68,7 @@ impl Controller {
 
     /// Watches these places. If that cannot be had, or is not enough, looks again in a while.
     fn watch_places(&mut self, places: &Places, remote: bool) {
-        let Watching { folder: Some(_), watch } = &mut self.watching else { return };
+        let Watching { folder: Some(_), watch, begun: _, rest_until: _ } = &mut self.watching else { return };
         let Some(watch) = watch else { return self.scan_in(POLL) };
         let change = watch.set(places);
         for (path, error) in &change.newly_failed {
@@ -80,14 +87,21 @@ impl Controller {
         self.scan_at = Some(self.scan_at.map_or(at, |other| other.min(at)));
     }
 
+    /// When to look next: as soon as something has happened, but after a look for no shorter time than it took.
+    pub(super) fn scan_due(&self) -> Option<Instant> {
+        let at = self.scan_at?;
+        Some(self.watching.rest_until.map_or(at, |rest| at.max(rest)))
+    }
+
     /// Begins a scan of the folder if it is time and none is under way.
     pub(super) fn scan_if_due(&mut self) {
-        if self.scan_at.is_none_or(|at| at > self.host.instant()) {
+        if self.scan_due().is_none_or(|at| at > self.host.instant()) {
             return;
         }
         let Some(mut folder) = self.folder.take() else { return };
         let anew = folder.anew();
         self.scan_at = None;
+        self.watching.begun = Some(self.host.instant());
         self.scanned.append(&mut self.waiting);
         self.folder_anew = Some(anew);
         self.on_thread(Job::Scan, move || {
@@ -97,6 +111,9 @@ impl Controller {
     }
 
     pub(super) fn take_scan(&mut self, result: Result<Scan, FolderError>) {
+        let now = self.host.instant();
+        let took = self.watching.begun.take().map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
+        self.watching.rest_until = Some(now + took.min(REST_MAX));
         match result {
             Ok(scan) => {
                 if let Some(again) = scan.again_in {
