@@ -80,7 +80,8 @@ fn changes(calls: &[String]) -> Vec<&String> {
 #[test]
 fn an_idle_controller_writes_nothing_and_starts_nothing() {
     let mut world = World::new();
-    world.start(&["--resync", "1s"]);
+    // The job is not to wait for whatever else this host does.
+    world.start(&["--resync", "1s", "--job-cpu-threshold", "100"]);
     for n in 0..10 {
         world.put(&format!("w{n}.yaml"), "command: sleep infinity\ncpu: 1\nmemory: 64Mi");
     }
