@@ -1,7 +1,7 @@
 //! `containerctl exec NAME -- COMMAND`: a command in the box of a workload that runs.
 //!
 //! Where the caller is on a terminal the command gets one too, a terminal of the box's; the caller's own is never handed in, nor is any
-//! stream that is a terminal (`docs/decisions/0009-terminals.md`).
+//! stream that is a terminal (`docs/decisions/0013-terminals.md`).
 
 use super::terminal::{self, Raw, Relay};
 use super::{ExecArgs, run};
