@@ -9,7 +9,7 @@ use crate::host::chain;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
 use crate::model::label::{HostLabels, Label};
-use crate::store::Store;
+use crate::store::{Place, Store};
 use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
@@ -42,7 +42,10 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let (folder, away) = open_folder(&manifests, &state, &args.trust_owner)?;
     fs::create_dir_all(&runtime_dir).with_context(|| format!("cannot make {}", runtime_dir.display()))?;
     let _lock = lock(&runtime_dir)?;
-    let (store, mut found) = Store::open(&state).map_err(told)?;
+    let changes = Arc::new(Changes::default());
+    let (turned, spare) = (Arc::clone(&changes), runtime_dir.join("state-copy"));
+    let place = Place { state: &state, spare: &spare, turned: Box::new(move || turned.ring()) };
+    let (store, mut found) = Store::open(place).map_err(told)?;
     // A folder that is away keeps nothing from being looked after; one that never held anything is a slip of the pen.
     if let Some(error) = away.filter(|_| found.records.is_empty()) {
         return Err(error.into());
@@ -51,7 +54,6 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         tracing::error!(loss, "the database");
     }
     let logs = state.join("logs");
-    let changes = Arc::new(Changes::default());
     let host = open_host(args, &manifests, &state, &runtime_dir, &logs, &changes)?;
     let options = Options {
         resync: args.resync,

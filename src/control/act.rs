@@ -27,8 +27,15 @@ impl ActError {
     }
 }
 
-/// Does it. `seen` is what the decision was made on.
-pub fn act(host: &dyn Host, store: &Store, work: &Work, seen: &Observed) -> Result<(), ActError> {
+/// What the decision was made on.
+pub struct Known {
+    pub seen: Observed,
+    /// Whether it is recorded that it is not to run again.
+    pub finished: bool,
+}
+
+/// Does it.
+pub fn act(host: &dyn Host, store: &Store, work: &Work, known: &Known) -> Result<(), ActError> {
     let name = &work.name;
     if let Some(record) = &work.record {
         store.put(name, record)?;
@@ -42,14 +49,18 @@ pub fn act(host: &dyn Host, store: &Store, work: &Work, seen: &Observed) -> Resu
         Act::Resize { writes, shrink } => host.resize(name, writes, *shrink)?,
         Act::Restore { writes, shrink } => host.restore(name, writes, *shrink)?,
         Act::Stop { signal } => {
-            let instance = seen.instance.as_ref().map_or(0, |instance| instance.number);
+            let instance = known.seen.instance.as_ref().map_or(0, |instance| instance.number);
             host.stop(name, instance, *signal)?;
         }
         Act::Kill => host.kill(name)?,
         Act::Clear => {
             // How it ended must outlive a crash before the traces that say so are removed. A disk that is full does not keep a workload
-            // from being started again: then the exit is remembered in memory only.
+            // from being started again: then the exit is remembered in memory only. But what is not to run again keeps its traces till then,
+            // because a controller that knew neither would run it.
             if let Err(error) = store.flush() {
+                if known.finished {
+                    return Err(error.into());
+                }
                 tracing::error!(workload = %name, error = %chain(&error), "cannot flush how a run ended");
             }
             host.clear(name)?;

@@ -18,6 +18,11 @@ impl Changes {
         self.bell.notify_one();
     }
 
+    /// Has the loop go round without looking at anything.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
     pub(super) fn take(&self) -> BTreeSet<Name> {
         std::mem::take(&mut *self.names.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -34,7 +34,7 @@ use crate::model::observed::{Life, Observed};
 use crate::model::time::Timestamp;
 use crate::plan::{Act, Plan, Work};
 use crate::store::{Found, Store};
-use act::{ActError, act};
+use act::{ActError, Known, act};
 use folder::{FolderError, Scan};
 use journal::Journal;
 use prober::{Board, Wanted};
@@ -273,6 +273,12 @@ impl Controller {
             self.state.measure(times);
         }
         self.state.standings = self.board.standings();
+        let trouble = self.store.trouble();
+        if trouble.is_none() && self.state.trouble.is_some() {
+            // What the disk refused it may take now, and without waiting.
+            self.state.setbacks.clear();
+        }
+        self.state.trouble = trouble;
         let mut plan = self.state.plan(None, now);
         self.state.guarded.clone_from(&plan.guarded);
         let deadline = self.deadline(&plan, now);
@@ -282,6 +288,9 @@ impl Controller {
             self.begin(Box::new(work));
         }
         prober::tell(&self.probed, &self.state);
+        if let Some(trouble) = &self.state.trouble {
+            report::unsaved(&mut plan, &self.store.unsaved(), trouble);
+        }
         self.publish(&plan, now);
         self.save_events();
         for done in self.answerable.drain(..) {
@@ -322,11 +331,14 @@ impl Controller {
         if let Some(record) = &work.record {
             self.state.records.insert(name.clone(), record.clone());
         }
-        let seen = self.state.observed.get(&name).cloned().unwrap_or_default();
+        let known = Known {
+            seen: self.state.observed.get(&name).cloned().unwrap_or_default(),
+            finished: self.state.records.get(&name).is_some_and(|record| record.finished),
+        };
         self.state.begin(&name);
         let (host, store) = (Arc::clone(&self.host), Arc::clone(&self.store));
         self.on_thread(Job::Workload(name), move || {
-            let result = act(host.as_ref(), &store, &work, &seen);
+            let result = act(host.as_ref(), &store, &work, &known);
             Done::Acted { seen: host.observe(&work.name), work, result }
         });
     }

@@ -9,7 +9,7 @@ use crate::model::status::{Condition, ConditionKind, LastExit, Phase, Status};
 use crate::model::time::Timestamp;
 use crate::model::units::Limit;
 use crate::model::usage::Usage;
-use crate::plan::{Input, Plan, Verdict};
+use crate::plan::{Finding, Input, Plan, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -186,6 +186,14 @@ pub fn unsettled(input: &Input<'_>, plan: &Plan, snapshot: &Snapshot) -> Vec<Str
         }
     }
     reasons
+}
+
+/// Tells of each of these workloads that what is remembered of it is not saved.
+pub fn unsaved(plan: &mut Plan, names: &BTreeSet<Name>, trouble: &str) {
+    for (_, verdict) in plan.verdicts.iter_mut().filter(|(name, _)| names.contains(*name)) {
+        let message = trouble.to_owned();
+        verdict.findings.push(Finding { kind: ConditionKind::Degraded, status: true, reason: "NotSaved", message });
+    }
 }
 
 /// A plan for people and programs; `containerctl plan`.

@@ -56,6 +56,8 @@ pub struct State {
     desired: Desired,
     diagnostics: Vec<Diagnostic>,
     pub folder_error: Option<String>,
+    /// Why nothing is saved at present.
+    pub trouble: Option<String>,
     pub utilisation_percent: Option<u8>,
     cpu_times: Option<CpuTimes>,
     /// Which manifests are for this host.
@@ -88,6 +90,7 @@ impl State {
             desired: Desired::default(),
             diagnostics: Vec::new(),
             folder_error: None,
+            trouble: None,
             utilisation_percent: None,
             cpu_times: None,
             host: options.labels.clone(),
@@ -225,6 +228,7 @@ impl State {
             }
         }
         snapshot.unsettled = report::unsettled(&input, plan, &snapshot);
+        snapshot.unsettled.extend(self.trouble.clone());
         if let Some(scan) = &self.scan {
             snapshot.unsettled.extend(scan.settling.iter().map(|path| format!("{path} has disappeared a moment ago")));
             snapshot.unsettled.extend(scan.being_written.iter().map(|path| format!("{path} is being written")));

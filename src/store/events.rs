@@ -30,6 +30,7 @@ mod tests {
     use super::*;
     use crate::model::event::Severity;
     use crate::model::time::Timestamp;
+    use crate::store::Place;
 
     #[test]
     fn events_outlive_the_store_in_order() {
@@ -44,12 +45,16 @@ mod tests {
             first: Timestamp(1),
             last: Timestamp(2),
         };
-        let (store, found) = Store::open(state.path()).unwrap();
+        let open = || {
+            let spare = state.path().join("spare");
+            Store::open(Place { state: state.path(), spare: &spare, turned: Box::new(|| ()) }).unwrap()
+        };
+        let (store, found) = open();
         assert_eq!(found.events, []);
         store.keep_events(&[event(1), event(300), event(2)], &[]).unwrap();
         store.keep_events(&[], &[1]).unwrap();
         drop(store);
-        let (_, found) = Store::open(state.path()).unwrap();
+        let (_, found) = open();
         assert_eq!(found.events, [event(2), event(300)]);
     }
 }

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod box_;
+mod damage;
 mod drift;
 mod escape;
 mod exec;

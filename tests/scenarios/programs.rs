@@ -1,4 +1,5 @@
-//! Real programs of Debian's in the default box: each of examples/ as it is, from its first request to its clean end.
+//! Real programs of Debian's in the default box: each of examples/ as it is, from its first request to its clean end, on the host's root
+//! file system and on one of their own.
 //!
 //! The controller gets a network and a `/srv` of its own, so that what the examples name, ports and folders, is free and is gone
 //! afterwards. `tests/programs/install` puts the programs on the machine.
@@ -31,7 +32,10 @@ impl Site {
         assert!(missing.is_empty(), "not installed: {missing:?}\n  help: as root, tests/programs/install");
         let mut world = World::new();
         fs::create_dir(world.path("srv")).unwrap();
-        let inside = format!("ip link set lo up && mount --bind {} /srv && exec \"$@\"", world.path("srv").display());
+        let inside = format!(
+            "ip link set lo up && mount --bind {} /srv && exec \"$@\" --job-cpu-threshold 100",
+            world.path("srv").display()
+        );
         world.start_after(&format!("exec unshare --mount --net sh -c '{inside}' sh \"$@\""));
         Site { world }
     }
@@ -74,9 +78,14 @@ struct Example<'a> {
 }
 
 impl<'a> Example<'a> {
-    fn put(site: &'a Site, name: &'a str, path: &Path, farewell: &'a str) -> Example<'a> {
+    /// As it is, or with a root file system of its own.
+    fn put(site: &'a Site, name: &'a str, path: &Path, farewell: &'a str, root: Option<&Path>) -> Example<'a> {
         let file = format!("{name}.yaml");
-        let text = fs::read_to_string(path).unwrap();
+        let mut text = fs::read_to_string(path).unwrap();
+        if let Some(root) = root {
+            text = text.replace("\ncommand:", &format!("\nrootfs: {}\ncommand:", root.display()));
+            assert!(text.contains("rootfs: "), "{text}");
+        }
         site.world.put(&file, &text);
         Example { site, file, text, name, farewell }
     }
@@ -85,6 +94,13 @@ impl<'a> Example<'a> {
         assert_eq!(self.text.matches(from).count(), 1, "{from:?} in {}", self.file);
         self.text = self.text.replace(from, to);
         self.site.world.put(&self.file, &self.text);
+    }
+
+    /// Whether what runs sees the host's root file system, or another: only the host has a file of the test's.
+    fn is_on_host(&self) -> bool {
+        let pid = self.site.world.wait_running(self.name);
+        let witness = in_repository("Cargo.toml");
+        PathBuf::from(format!("/proc/{pid}/root")).join(witness.strip_prefix("/").unwrap()).exists()
     }
 
     /// Other limits for the same process. What answered before has to answer after, without connecting again.
@@ -154,12 +170,28 @@ impl Drop for Psql {
     }
 }
 
+/// The folder of a small Debian, made by the first test that asks.
+fn debian() -> PathBuf {
+    let made = Command::new(in_repository("tests/programs/debian")).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    PathBuf::from(String::from_utf8(made.stdout).unwrap().trim_end())
+}
+
 #[test]
 fn postgres_serves_through_a_resize_ends_cleanly_and_has_its_data_again() {
+    check_postgres(None);
+}
+
+#[test]
+fn postgres_does_the_same_on_a_debootstrapped_root() {
+    check_postgres(Some(&debian()));
+}
+
+fn check_postgres(root: Option<&Path>) {
     let site = Site::new(&["/usr/lib/postgresql/15/bin/postgres"]);
     let socket = site.folder("postgres", 1);
     let farewell = "database system is shut down";
-    let mut example = Example::put(&site, "postgres", &in_repository("examples/postgres.yaml"), farewell);
+    let mut example = Example::put(&site, "postgres", &in_repository("examples/postgres.yaml"), farewell, root);
     site.world.wait_phase("postgres-init", "Completed");
     let serves = || {
         let mut ready = Command::new("/usr/lib/postgresql/15/bin/pg_isready");
@@ -168,6 +200,7 @@ fn postgres_serves_through_a_resize_ends_cleanly_and_has_its_data_again() {
     eventually("PostgreSQL serves", serves);
     let mut psql = Psql::open(&socket);
     assert_eq!(psql.ask("SELECT 6 * 7"), "42");
+    assert_eq!(example.is_on_host(), root.is_none());
     assert_eq!(psql.ask("CREATE TABLE kept AS SELECT generate_series(1, 1000) n; SELECT sum(n) FROM kept"), "500500");
     let backend = psql.ask("SELECT pg_backend_pid()");
     example.resize(("cpu: 1\nmemory: 256Mi\n", "cpu: 700m\nmemory: 192Mi\n"), 700, 192 << 20);
@@ -209,13 +242,24 @@ impl Redis {
 
 #[test]
 fn redis_serves_through_a_resize_ends_cleanly_and_has_its_data_again() {
+    check_redis(None);
+}
+
+#[test]
+fn redis_does_the_same_on_a_debootstrapped_root() {
+    check_redis(Some(&debian()));
+}
+
+fn check_redis(root: Option<&Path>) {
     let site = Site::new(&["/usr/bin/redis-server"]);
     let socket = site.folder("redis", 1).join("redis.sock");
-    let mut example = Example::put(&site, "redis", &in_repository("examples/redis.yaml"), "ready to exit, bye bye");
+    let path = in_repository("examples/redis.yaml");
+    let mut example = Example::put(&site, "redis", &path, "ready to exit, bye bye", root);
     let serves = || Redis::open(&socket).is_some_and(|mut redis| redis.ask("PING") == "+PONG");
     eventually("Redis serves", serves);
     let mut redis = Redis::open(&socket).unwrap();
     assert_eq!(redis.ask("SET greeting hello"), "+OK");
+    assert_eq!(example.is_on_host(), root.is_none());
     example.resize(("cpu: 500m\nmemory: 128Mi\n", "cpu: 300m\nmemory: 112Mi\n"), 300, 112 << 20);
     assert_eq!(redis.ask("GET greeting"), "hello");
     assert_eq!(redis.ask("INCR visits"), ":1");
@@ -252,15 +296,26 @@ fn get(stream: &mut TcpStream, path: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn nginx_serves_through_a_resize_and_ends_cleanly() {
+    check_nginx(None);
+}
+
+#[test]
+fn nginx_does_the_same_on_a_debootstrapped_root() {
+    check_nginx(Some(&debian()));
+}
+
+fn check_nginx(root: Option<&Path>) {
     let site = Site::new(&["/usr/sbin/nginx"]);
     let html = site.world.path("srv/nginx/html");
     fs::create_dir_all(&html).unwrap();
     fs::copy(in_repository("examples/nginx.conf"), html.with_file_name("nginx.conf")).unwrap();
     let page: Vec<u8> = (0..300_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
     fs::write(html.join("page"), &page).unwrap();
-    let mut example = Example::put(&site, "nginx", &in_repository("examples/nginx.yaml"), "exited with code 0");
+    let path = in_repository("examples/nginx.yaml");
+    let mut example = Example::put(&site, "nginx", &path, "exited with code 0", root);
     eventually("nginx serves", || site.connect(8080).is_some());
     let mut stream = site.connect(8080).unwrap();
+    assert_eq!(example.is_on_host(), root.is_none());
     assert_eq!(get(&mut stream, "/page").as_ref(), Some(&page));
     example.resize(("cpu: 500m\nmemory: 64Mi\n", "cpu: 300m\nmemory: 48Mi\n"), 300, 48 << 20);
     assert_eq!(get(&mut stream, "/page").as_ref(), Some(&page), "on the same connection");
