@@ -21,6 +21,7 @@ mod logs;
 mod probes;
 mod programs;
 mod recovery;
+mod resize;
 mod resources;
 mod rootfs;
 mod terminal;
