@@ -3,7 +3,7 @@
 use super::output::{Format, print, print_value};
 use super::ps::{age, now};
 use super::{DescribeArgs, client};
-use crate::model::status::Status;
+use crate::model::status::{LastExit, Status};
 use crate::model::time::Timestamp;
 use crate::model::units::Bytes;
 use crate::model::usage::Usage;
@@ -41,11 +41,11 @@ fn render(status: &Status, now: Timestamp) -> String {
     let since = |at: Timestamp| format!("{at} ({} ago)", age(now.since(at)));
     line("Started:", status.started.map(since).unwrap_or_default());
     line("Restarts:", status.restarts.to_string());
-    let exit = status.last_exit.as_ref();
-    line(
-        "Last exit:",
-        exit.map(|exit| format!("{} (code {}), {}", exit.message, exit.code, since(exit.at))).unwrap_or_default(),
-    );
+    let shown = |exit: &LastExit| format!("{} (code {}), {}", exit.message, exit.code, since(exit.at));
+    line("Last exit:", status.last_exit.as_ref().map(shown).unwrap_or_default());
+    for exit in status.earlier_exits.iter().rev() {
+        line("  before:", shown(exit));
+    }
     line("CPUs:", status.cpus.to_string());
     line("Memory:", status.memory.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default());
     line("GPUs:", status.gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));

@@ -1,6 +1,7 @@
 //! What is told of each workload after a pass, and whether anything is left to do.
 
 use crate::manifest::diagnostic::Diagnostic;
+use crate::model::exit::Exit;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
 use crate::model::record::Record;
@@ -92,12 +93,8 @@ pub fn status(
         ready,
         pid,
         restarts: record.restarts,
-        last_exit: verdict.last_exit.as_ref().map(|exit| LastExit {
-            code: exit.outcome.code(),
-            message: exit.outcome.to_string(),
-            started: exit.started,
-            at: exit.at,
-        }),
+        last_exit: verdict.last_exit.as_ref().map(last_exit),
+        earlier_exits: record.earlier_exits.iter().map(last_exit).collect(),
         cpus: settings.get("cpuset.cpus").and_then(|cpus| cpus.parse().ok()).unwrap_or_default(),
         memory: memory_limit(&settings, spec),
         gpus: record.grant.as_ref().map(|grant| grant.gpus.clone()).unwrap_or_default(),
@@ -115,6 +112,10 @@ pub fn status(
         limits: settings,
         usage: None,
     })
+}
+
+fn last_exit(exit: &Exit) -> LastExit {
+    LastExit { code: exit.outcome.code(), message: exit.outcome.to_string(), started: exit.started, at: exit.at }
 }
 
 /// The limit in bytes that the kernel holds it to, or will.

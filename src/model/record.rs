@@ -41,6 +41,9 @@ pub struct Record {
     /// Not to be started before this.
     pub retry_at: Option<Timestamp>,
     pub last_exit: Option<Exit>,
+    /// The ends before that one, oldest first, at most [`EARLIER_EXITS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_exits: Vec<Exit>,
     /// Its work is done, or it may not be tried again: it is not started any more unless its process changes.
     pub finished: bool,
     pub stopping: Option<Stopping>,
@@ -136,7 +139,17 @@ pub struct Requested {
     pub memory: Bytes,
 }
 
+/// Ends that are remembered beside the last one: enough to tell a crash loop from a bad night, little beside the spec in the same record.
+pub const EARLIER_EXITS_MAX: usize = 9;
+
 impl Record {
+    /// Notes how a run has ended.
+    pub fn note_exit(&mut self, exit: Exit) {
+        self.earlier_exits.extend(self.last_exit.replace(exit));
+        let over = self.earlier_exits.len().saturating_sub(EARLIER_EXITS_MAX);
+        self.earlier_exits.drain(..over);
+    }
+
     /// The record of a workload that was never run.
     pub fn new(spec: Arc<Spec>, origin: Origin) -> Record {
         Record {
@@ -151,6 +164,7 @@ impl Record {
             failed_tries: 0,
             retry_at: None,
             last_exit: None,
+            earlier_exits: Vec::new(),
             finished: false,
             stopping: None,
             scheduled: None,

@@ -96,6 +96,9 @@ pub struct Status {
     pub pid: Option<u32>,
     pub restarts: u32,
     pub last_exit: Option<LastExit>,
+    /// The ends before that one, oldest first.
+    #[serde(default)]
+    pub earlier_exits: Vec<LastExit>,
     pub cpus: CpuSet,
     /// The memory limit in bytes, none for no limit.
     pub memory: Option<u64>,

@@ -108,7 +108,7 @@ impl Case<'_, '_> {
         if let (true, Some(Stopping { reason, .. })) = (failed, &stopping) {
             exit.outcome = Outcome::Unhealthy { reason: reason.clone(), code: exit.outcome.code() };
         }
-        self.record.last_exit = Some(exit.clone());
+        self.record.note_exit(exit.clone());
         // What it was ended for by itself counts like an end of its own.
         if stopping.is_some() && !timed_out && !failed {
             (self.record.failures, self.record.retry_at) = (0, None);

@@ -44,6 +44,20 @@ fn new_limits_resize_and_a_new_command_replaces() {
 }
 
 #[test]
+fn the_last_ends_are_remembered_and_no_more() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\nrestart: {initialDelay: 1ms, maxDelay: 1s}").settle();
+    for code in 1..=14 {
+        world.exit_code("web", code);
+        world.settle();
+        world.after(2000).settle();
+    }
+    let record = &world.records[&"web".parse().unwrap()];
+    let codes: Vec<i32> = record.earlier_exits.iter().map(|exit| exit.outcome.code()).collect();
+    assert_eq!((codes, record.last_exit.as_ref().unwrap().outcome.code()), ((5..=13).collect(), 14));
+}
+
+#[test]
 fn what_somebody_has_taken_from_a_running_workload_is_put_back() {
     let mut world = World::new(4);
     world.file("web.yaml", "command: a\ncpu: 1").settle();
