@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal as caught};
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 /// How long an idle thread is kept. Short: an idle controller is one thread that sleeps.
@@ -58,6 +59,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let options = Options {
         resync: args.resync,
         prune_guard: args.prune_guard == Switch::On,
+        stop_workloads: args.stop_workloads,
         job_threshold_percent: args.job_cpu_threshold,
         entropy: RandomState::new().hash_one(std::process::id()),
         labels: host_labels(&args.label)?,
@@ -93,22 +95,30 @@ async fn serve(
     let listener = socket::listen(socket)?;
     let mut terminate = caught(SignalKind::terminate()).context("cannot catch SIGTERM")?;
     let mut interrupt = caught(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let running = api.snapshots();
-    let api = tokio::spawn(socket::serve(listener, api, args.cgroup_parent.clone()));
-    tracing::info!(manifests = %args.manifests.display(), socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "watching");
-    controller
-        .run(threads, commands, async move {
+    // Two are heard, the second as impatience; more say nothing new.
+    let (end, ends) = mpsc::channel(2);
+    let signals = tokio::spawn(async move {
+        loop {
             // Signals keep their mark until they are received, so neither is lost to the other.
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-        })
-        .await;
+            if end.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let running = api.snapshots();
+    let api = tokio::spawn(socket::serve(listener, api, args.cgroup_parent.clone()));
+    tracing::info!(manifests = %args.manifests.display(), socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "watching");
+    controller.run(threads, commands, ends).await;
+    signals.abort();
     api.abort();
     // The next controller replaces it if this fails.
     let _ = fs::remove_file(socket);
-    tracing::info!(workloads_running = running.borrow().health().running, "stopped; workloads go on");
+    let left = if args.stop_workloads { "stopped, and the workloads with it" } else { "stopped; workloads go on" };
+    tracing::info!(workloads_running = running.borrow().health().running, "{left}");
     Ok(())
 }
 

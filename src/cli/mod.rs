@@ -108,6 +108,9 @@ struct ControllerArgs {
     /// Jobs wait while the host's CPUs are busier than this
     #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100))]
     job_cpu_threshold: u8,
+    /// Stop the workloads too when told to end (SIGTERM, SIGINT), those that come `after` others first; told twice, at once
+    #[arg(long)]
+    stop_workloads: bool,
     /// How to write the log, which goes to standard error
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,

@@ -61,6 +61,8 @@ const SLEEP_MAX: Duration = Duration::from_hours(1);
 pub struct Options {
     /// How often everything is looked at, whatever the events say.
     pub resync: Duration,
+    /// Whether workloads are stopped when the controller is told to end.
+    pub stop_workloads: bool,
     /// Jobs wait while the host's CPUs are busier than this.
     pub job_threshold_percent: u8,
     pub entropy: u64,

@@ -5,7 +5,9 @@ use super::prober::{Board, Prober};
 use super::{Command, Controller, Done, Input, Snapshot, Task};
 use crate::host::chain;
 use crate::host::mounts::Mounts;
-use std::future::Future;
+use crate::model::name::Name;
+use crate::model::observed::{Instance, Life, Observed};
+use crate::plan::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch as cell};
@@ -69,14 +71,13 @@ impl Controller {
         (asked, Handle { journal, commands, snapshots: self.snapshots(), board })
     }
 
-    /// Runs until `shutdown` completes, then lets what is under way finish. Workloads go on.
+    /// Runs until told to end, then lets what is under way finish. Workloads go on, unless the options say that they are stopped first.
     pub async fn run(
         mut self,
         mut threads: Threads,
         mut commands: mpsc::Receiver<Command>,
-        shutdown: impl Future<Output = ()>,
+        mut ends: mpsc::Receiver<()>,
     ) {
-        tokio::pin!(shutdown);
         let (folder_woken, changes) = (Arc::clone(&self.folder_woken), Arc::clone(&self.changes));
         let mounts = Mounts::watch();
         let board = Arc::clone(&self.board);
@@ -86,10 +87,18 @@ impl Controller {
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.turn();
+            if self.is_down() {
+                break;
+            }
             // Each arm is safe to cancel: a permit of a Notify, a message of a channel and a tick stay where they are when another arm
             // wins, and the sleep is made anew from the next pass.
             let input = tokio::select! {
-                () = &mut shutdown => break,
+                Some(()) = ends.recv() => {
+                    if !self.take_down() {
+                        break;
+                    }
+                    continue;
+                }
                 () = folder_woken.notified() => Input::Folder,
                 () = mounts.changed() => Input::Folder,
                 () = changes.bell.notified() => Input::Workloads,
@@ -114,5 +123,35 @@ impl Controller {
         if let Err(error) = self.store.flush() {
             tracing::error!(error = %chain(&error), "cannot flush the database");
         }
+    }
+
+    /// Begins to stop the workloads, or stops waiting for them; answers whether there is anything to wait for.
+    fn take_down(&mut self) -> bool {
+        if !self.options.stop_workloads {
+            return false;
+        }
+        let how = match self.state.shutdown {
+            None => Shutdown::Graceful,
+            Some(_) => Shutdown::AtOnce,
+        };
+        tracing::info!(how = ?how, "stopping the workloads");
+        self.state.shutdown = Some(how);
+        true
+    }
+
+    /// Whether every workload is down; one that not even a kill has ended within [`SHUTDOWN_MAX`] counts.
+    fn is_down(&self) -> bool {
+        let now = self.host.now();
+        let killed = |name: &Name| {
+            let stopping = self.state.records.get(name).and_then(|record| record.stopping.as_ref());
+            stopping.and_then(|stopping| stopping.killed.map(|_| stopping.since))
+        };
+        let gone = |(name, seen): (&Name, &Observed)| match &seen.instance {
+            Some(Instance { life: Life::Starting | Life::Running { .. }, .. }) => {
+                killed(name).is_some_and(|since| now.since(since) > SHUTDOWN_MAX)
+            }
+            _ => true,
+        };
+        self.state.shutdown.is_some() && self.state.in_flight.is_empty() && self.state.observed.iter().all(gone)
     }
 }

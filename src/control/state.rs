@@ -21,7 +21,7 @@ use crate::model::spec::Kind;
 use crate::model::time::Timestamp;
 use crate::model::usage::Usage;
 use crate::plan::strain::Strains;
-use crate::plan::{Input, Plan, Setback, Verdict, plan};
+use crate::plan::{Input, Plan, Setback, Shutdown, Verdict, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
@@ -59,6 +59,8 @@ pub struct State {
     /// Why nothing is saved at present.
     pub trouble: Option<String>,
     pub utilisation_percent: Option<u8>,
+    /// Whether the controller is ending and takes its workloads with it.
+    pub shutdown: Option<Shutdown>,
     cpu_times: Option<CpuTimes>,
     /// Which manifests are for this host.
     host: HostLabels,
@@ -92,6 +94,7 @@ impl State {
             folder_error: None,
             trouble: None,
             utilisation_percent: None,
+            shutdown: None,
             cpu_times: None,
             host: options.labels.clone(),
             job_threshold_percent: options.job_threshold_percent,
@@ -191,6 +194,7 @@ impl State {
             machine: &self.machine,
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: self.job_threshold_percent,
+            shutdown: self.shutdown,
             now,
             entropy: self.entropy,
         }

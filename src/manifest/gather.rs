@@ -3,13 +3,14 @@
 //! Guarantees: each name is wanted once, whoever claims it; a workload whose manifest is broken, unreadable or half-written is *held*: it
 //! goes on as it is recorded (P1). Only a name that no file mentions any more, or only for other hosts, is gone.
 
-use super::Parsed;
 use super::diagnostic::{Diagnostic, Severity};
 use super::tree::Place;
+use super::{Parsed, order};
 use crate::model::desired::{Desired, Held, Wanted};
 use crate::model::label::{HostLabels, Mismatch};
 use crate::model::name::Name;
 use crate::model::record::Origin;
+use crate::model::replica;
 use crate::model::spec::Spec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,8 +30,11 @@ pub fn gather(
     let (claims, elsewhere) = claims(files, host);
     for (spec, origin, mismatch) in elsewhere {
         desired.elsewhere.insert(spec.name.clone(), format!("{} {mismatch}", origin.path));
-        diagnostics.push(not_here(&spec.name, origin, &mismatch));
+        if spec.name == *spec.workload() {
+            diagnostics.push(not_here(&spec.name, origin, &mismatch));
+        }
     }
+    let mut told = Told::default();
     for (name, mut claims) in claims {
         if claims.iter().any(|(_, origin)| !settling.contains(&origin.path)) {
             claims.retain(|(_, origin)| !settling.contains(&origin.path));
@@ -38,7 +42,7 @@ pub fn gather(
         let owner = owners.get(&name);
         if let Some(path) = owner.filter(|path| !settling.contains(*path) && still_claims(files.get(*path), &name)) {
             let refused = claims.iter().filter(|(_, origin)| origin.path != *path);
-            diagnostics.extend(refused.map(|(_, origin)| taken(&name, origin, path)));
+            diagnostics.extend(refused.filter_map(|(spec, origin)| told.taken(spec, origin, path)));
             continue;
         }
         let chosen = claims.iter().position(|(_, origin)| Some(&origin.path) == owner).unwrap_or(0);
@@ -48,7 +52,7 @@ pub fn gather(
                 desired.wanted.insert(name.clone(), wanted);
             } else {
                 let kept = claims[chosen].1;
-                diagnostics.push(taken(&name, origin, &format!("{}:{}", kept.path, kept.line)));
+                diagnostics.extend(told.taken(spec, origin, &format!("{}:{}", kept.path, kept.line)));
             }
         }
     }
@@ -56,7 +60,8 @@ pub fn gather(
         diagnostics.extend(parsed.diagnostics.iter().cloned());
         if parsed.broken {
             let owned = owners.iter().filter(|(_, owner)| *owner == path).map(|(name, _)| name);
-            let claimed = parsed.claims.iter().map(|claim| &claim.name).filter(|name| owners.contains_key(*name));
+            let claimed =
+                owners.keys().filter(|name| parsed.claims.iter().any(|claim| replica::is_of(&claim.name, name)));
             for name in owned.chain(claimed) {
                 let good_for_others = parsed.workloads.iter().any(|(spec, _)| spec.name == *name);
                 if !desired.wanted.contains_key(name) && !good_for_others {
@@ -65,6 +70,7 @@ pub fn gather(
             }
         }
     }
+    diagnostics.extend(refuse_cycles(&mut desired, owners));
     desired.elsewhere.retain(|name, _| !desired.wanted.contains_key(name) && !desired.held.contains_key(name));
     diagnostics.sort();
     (desired, diagnostics)
@@ -89,12 +95,13 @@ fn claims<'a>(files: &'a Files, host: &HostLabels) -> (Claims<'a>, Elsewhere<'a>
 fn still_claims(parsed: Option<&Arc<Parsed>>, name: &Name) -> bool {
     parsed.is_some_and(|parsed| {
         let unreadable = parsed.workloads.is_empty() && parsed.claims.is_empty();
-        parsed.broken && (unreadable || parsed.claims.iter().any(|claim| claim.name == *name))
+        parsed.broken && (unreadable || parsed.claims.iter().any(|claim| replica::is_of(&claim.name, name)))
     })
 }
 
 fn held(path: &str, parsed: &Parsed, name: &Name) -> Held {
-    let of_its_own = parsed.claims.iter().find(|claim| claim.name == *name).map(|claim| claim.finding.clone());
+    let of_its_own =
+        parsed.claims.iter().find(|claim| replica::is_of(&claim.name, name)).map(|claim| claim.finding.clone());
     let of_the_file = || parsed.diagnostics.iter().find(|found| found.severity == Severity::Error);
     let finding = of_its_own.or_else(|| of_the_file().map(Diagnostic::headline));
     Held {
@@ -104,13 +111,49 @@ fn held(path: &str, parsed: &Parsed, name: &Name) -> Held {
     }
 }
 
-fn taken(name: &Name, refused: &Origin, keeper: &str) -> Diagnostic {
-    Diagnostic::error(
-        &refused.path,
-        Place { line: refused.line, column: 1 },
-        format!("name {name} is taken by {keeper}"),
-        format!("rename one of the two: `name: {name}-2`"),
-    )
+/// Whose names were told to be taken, and by whom: once for all replicas.
+#[derive(Default)]
+struct Told(BTreeSet<(Name, String, String)>);
+
+impl Told {
+    fn taken(&mut self, spec: &Spec, refused: &Origin, keeper: &str) -> Option<Diagnostic> {
+        let (name, workload) = (&spec.name, spec.workload());
+        if !self.0.insert((workload.clone(), refused.path.clone(), keeper.to_owned())) {
+            return None;
+        }
+        Some(Diagnostic::error(
+            &refused.path,
+            Place { line: refused.line, column: 1 },
+            format!("name {name} is taken by {keeper}"),
+            format!("rename one of the two: `name: {workload}-2`"),
+        ))
+    }
+}
+
+/// Refuses those that wait for each other in a circle; what is recorded goes on as it is.
+fn refuse_cycles(desired: &mut Desired, owners: &BTreeMap<Name, String>) -> Vec<Diagnostic> {
+    let cycles = order::cycles(&desired.wanted);
+    let mut diagnostics = Vec::new();
+    let (wanted, held) = (&mut desired.wanted, &mut desired.held);
+    wanted.retain(|name, Wanted { spec, origin }| {
+        let Some(circle) = cycles.get(spec.workload()) else { return true };
+        let at = Place { line: origin.line, column: 1 };
+        let found = Diagnostic::error(
+            &origin.path,
+            at,
+            format!("after of {} goes round in a circle: {circle}", spec.workload()),
+            "none of them could ever start first: take one of the names out of its `after`",
+        );
+        if owners.contains_key(name) {
+            let revision = Some(origin.revision.clone());
+            held.insert(name.clone(), Held { path: origin.path.clone(), revision, finding: found.headline() });
+        }
+        if name == spec.workload() {
+            diagnostics.push(found);
+        }
+        false
+    });
+    diagnostics
 }
 
 fn not_here(name: &Name, origin: &Origin, mismatch: &Mismatch) -> Diagnostic {
@@ -271,6 +314,66 @@ mod tests {
           help: add what to run, for example `command: sleep infinity`
         f.yaml:6:1: unknown field comand
           help: did you mean `command`?
+        ");
+    }
+
+    #[test]
+    fn replicas_have_names_of_their_own_and_nobody_elses() {
+        let files = [("web.yaml", "command: a\nreplicas: 3"), ("x.yaml", "name: web.1\ncommand: b")];
+        insta::assert_snapshot!(check(&files, &[]), @"
+        want web from web.yaml
+        want web.1 from web.yaml
+        want web.2 from web.yaml
+        x.yaml:1:1: name web.1 is taken by web.yaml:1
+          help: rename one of the two: `name: web.1-2`
+        ");
+        insta::assert_snapshot!(check(&files, &[("web.1", "x.yaml")]), @"
+        want web from web.yaml
+        want web.1 from x.yaml
+        want web.2 from web.yaml
+        web.yaml:1:1: name web.1 is taken by x.yaml:1
+          help: rename one of the two: `name: web-2`
+        ");
+        // All of them in two files: said once.
+        insta::assert_snapshot!(check(&[files[0], ("y.yaml", "name: web\ncommand: b\nreplicas: 2")], &[]), @"
+        want web from web.yaml
+        want web.1 from web.yaml
+        want web.2 from web.yaml
+        y.yaml:1:1: name web is taken by web.yaml:1
+          help: rename one of the two: `name: web-2`
+        ");
+        // A file that breaks keeps all its replicas, even if it is moved at the same time.
+        insta::assert_snapshot!(check(&[("z.yaml", "name: web\ncomand: a")], &[("web", "web.yaml"), ("web.2", "web.yaml"), ("webby", "web.yaml")]), @"
+        hold web because of z.yaml:1:1: command is missing
+        hold web.2 because of z.yaml:1:1: command is missing
+        z.yaml:1:1: command is missing
+          help: add what to run, for example `command: sleep infinity`
+        z.yaml:2:1: unknown field comand
+          help: did you mean `command`?
+        ");
+    }
+
+    #[test]
+    fn a_circle_is_named_and_only_its_members_are_refused() {
+        insta::assert_snapshot!(check(
+            &[
+                ("a.yaml", "command: x\nafter: [b.1, free]\nreplicas: 2"),
+                ("b.yaml", "command: x\nafter: [c]\nreplicas: 2"),
+                ("c.yaml", "command: x\nafter: [a, unknown]"),
+                ("late.yaml", "command: x\nafter: [a]"),
+                ("free.yaml", "command: x"),
+            ],
+            &[("c", "c.yaml")],
+        ), @"
+        want free from free.yaml
+        want late from late.yaml
+        hold c because of c.yaml:1:1: after of c goes round in a circle: c -> a -> b -> c
+        a.yaml:1:1: after of a goes round in a circle: a -> b -> c -> a
+          help: none of them could ever start first: take one of the names out of its `after`
+        b.yaml:1:1: after of b goes round in a circle: b -> c -> a -> b
+          help: none of them could ever start first: take one of the names out of its `after`
+        c.yaml:1:1: after of c goes round in a circle: c -> a -> b -> c
+          help: none of them could ever start first: take one of the names out of its `after`
         ");
     }
 }

@@ -56,10 +56,10 @@ mod tests {
     #[test]
     fn bounds_out_of_bounds_are_refused() {
         for (logs, part) in [
-            ("{maxSize: 4095}", "logs.maxSize is 4095, expected 4Ki to 1Gi"),
-            ("{maxSize: 2Gi}", "logs.maxSize is 2Gi, expected 4Ki to 1Gi"),
-            ("{maxFiles: 0}", "logs.maxFiles is 0, expected 1..=9"),
-            ("{maxFiles: 10}", "logs.maxFiles is 10, expected 1..=9"),
+            ("{maxSize: 4095}", "logs.maxSize is `4095`, expected 4Ki to 1Gi"),
+            ("{maxSize: 2Gi}", "logs.maxSize is `2Gi`, expected 4Ki to 1Gi"),
+            ("{maxFiles: 0}", "logs.maxFiles is `0`, expected 1..=9"),
+            ("{maxFiles: 10}", "logs.maxFiles is `10`, expected 1..=9"),
             ("{size: 1M}", "unknown field logs.size"),
         ] {
             let refusal = check(logs).unwrap_err();

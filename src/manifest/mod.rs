@@ -12,7 +12,9 @@ pub mod io;
 pub mod isolation;
 pub mod job;
 pub mod logs;
+pub mod order;
 pub mod probes;
+pub mod replicas;
 pub mod resources;
 pub mod rootfs;
 pub mod tree;
@@ -76,10 +78,11 @@ pub fn parse(path: &str, bytes: &[u8]) -> Parsed {
     let mut parsed = Parsed { revision, ..Parsed::default() };
     for document in &documents {
         let mut problems = Problems::default();
-        let spec = workload::read(document, default_name, &mut problems);
+        let specs = workload::read(document, default_name, &mut problems).map(replicas::expand);
         let claimed = workload::claimed_name(document, default_name);
-        let twice = claimed.as_ref().is_some_and(|name| parsed.workloads.iter().any(|(spec, _)| spec.name == *name));
-        if let (true, Some(name)) = (twice, &claimed) {
+        let mut names = specs.iter().flatten().map(|spec| &spec.name).chain(&claimed);
+        let twice = names.find(|name| parsed.workloads.iter().any(|(spec, _)| spec.name == **name)).cloned();
+        if let Some(name) = &twice {
             problems.error(
                 document.at,
                 format!("name {name} is given to two documents of this file"),
@@ -88,20 +91,22 @@ pub fn parse(path: &str, bytes: &[u8]) -> Parsed {
         }
         let found: Vec<Diagnostic> = problems.into_diagnostics(path).collect();
         let first = found.iter().filter(|found| found.severity == Severity::Error).min();
-        match spec.filter(|_| first.is_none()) {
-            Some(spec) => {
+        match specs.filter(|_| first.is_none()) {
+            Some(specs) => {
                 let origin = Origin {
                     path: path.to_owned(),
                     line: document.at.line,
                     revision: parsed.revision.clone(),
                     folder: None,
                 };
-                parsed.workloads.push((Arc::new(spec), origin));
+                parsed.workloads.extend(specs.into_iter().map(|spec| (Arc::new(spec), origin.clone())));
             }
             None => {
                 parsed.broken = true;
                 let finding = first.map(Diagnostic::headline).unwrap_or_default();
-                parsed.claims.extend(claimed.filter(|_| !twice).map(|name| Claim { name, finding }));
+                parsed
+                    .claims
+                    .extend(claimed.filter(|name| twice.as_ref() != Some(name)).map(|name| Claim { name, finding }));
             }
         }
         parsed.diagnostics.extend(found);

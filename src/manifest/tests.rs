@@ -125,7 +125,9 @@ fn the_teaching_example_reads_as_it_is() {
         "timeout": null,
         "retries": "max",
         "schedule": null
-      }
+      },
+      "replica": null,
+      "after": []
     }
     "#);
 }
@@ -272,7 +274,13 @@ network: host
         "timeout": null,
         "retries": "max",
         "schedule": null
-      }
+      },
+      "replica": {
+        "of": "trainer",
+        "index": 0,
+        "count": 1
+      },
+      "after": []
     }
     "#);
 }
@@ -302,8 +310,6 @@ fn a_field_of_a_later_version_is_refused_by_name() {
     insta::assert_snapshot!(check("command: x\nlabels: {}\nnetwork: bridge\nreplicas: 3\ncpu: {smt: any}\n"), @"
     web.yaml:3:10: network bridge is not supported by this version
       help: write `network: host` or `network: none`; the README lists under `Not there yet` what is missing
-    web.yaml:4:11: replicas is `3`, expected 1
-      help: write `replicas: 1` or delete the line; this version honours nothing else
     web.yaml:5:7: cpu.smt is not supported by this version
       help: remove the line; the README lists under `Not there yet` what is missing
     ");

@@ -5,7 +5,7 @@
 use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::tree::{Node, Value};
-use super::{isolation, job, logs, probes, resources, rootfs};
+use super::{isolation, job, logs, probes, replicas, resources, rootfs};
 use crate::model::gpu::GPU_VARIABLES;
 use crate::model::label;
 use crate::model::name::Name;
@@ -56,8 +56,9 @@ pub const WORKLOAD: Schema = Schema {
         "timeout",
         "retries",
         "schedule",
+        "after",
     ],
-    later: &["after", "strategy"],
+    later: &["strategy"],
 };
 pub const RESTART: Schema = Schema { fields: &["policy", "initialDelay", "maxDelay", "resetAfter"], later: &[] };
 pub const STOP: Schema = Schema { fields: &["signal", "grace"], later: &[] };
@@ -76,13 +77,16 @@ pub fn claimed_name(document: &Node, default: Option<&str>) -> Option<Name> {
 /// Reads a document. `default_name` is the file's stem where the file holds one document.
 pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems) -> Option<Spec> {
     let map = Map::open(document, "", &WORKLOAD, problems)?;
-    only_values(&map, problems);
+    api_version(&map, problems);
     let name = name(&map, document, default_name, problems);
     let kind = map
         .get("kind", problems)
         .and_then(|field| field.one_of(&[("service", Kind::Service), ("job", Kind::Job)], problems));
     let kind = kind.unwrap_or(Kind::Service);
     let process = process(&map, document, problems);
+    let env = process.as_ref().map(|process| &process.env);
+    let replica = replicas::replicas(&map, kind, name.as_ref(), env, problems);
+    let after = replicas::after(&map, name.as_ref(), replica.as_ref(), problems);
     let resources = resources::read(&map, problems);
     let gpu = map.get("gpu", problems).and_then(|field| resources::gpu(&field, problems));
     let priority = map.get("priority", problems).and_then(|field| field.integer(-1000..=1000, problems)).unwrap_or(0);
@@ -115,18 +119,18 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
         logs,
         suspend,
         job,
+        replica,
+        after,
     })
 }
 
-/// Fields of which only one value is honoured so far; it may be written out.
-fn only_values(map: &Map<'_>, problems: &mut Problems) {
-    for (key, honoured) in [("apiVersion", API_VERSION), ("replicas", "1")] {
-        let Some(field) = map.get(key, problems) else { continue };
-        let is = matches!(&field.node.value, Value::Scalar { text, .. } if text == honoured);
-        if !is {
-            let help = format!("write `{key}: {honoured}` or delete the line; this version honours nothing else");
-            field.wrong(honoured, help, problems);
-        }
+/// There is one version of the format so far; it may be written out.
+fn api_version(map: &Map<'_>, problems: &mut Problems) {
+    let Some(field) = map.get("apiVersion", problems) else { return };
+    let is = matches!(&field.node.value, Value::Scalar { text, .. } if text == API_VERSION);
+    if !is {
+        let help = format!("write `apiVersion: {API_VERSION}` or delete the line; this version honours nothing else");
+        field.wrong(API_VERSION, help, problems);
     }
 }
 

@@ -18,6 +18,7 @@ pub mod name;
 pub mod observed;
 pub mod probe;
 pub mod record;
+pub mod replica;
 pub mod spec;
 pub mod status;
 pub mod time;

@@ -9,9 +9,10 @@ use super::isolation::{Network, ResourceLimits, Rootfs, Security, VolumeSource};
 use super::job::Job;
 use super::name::Name;
 use super::probe::Probes;
+use super::replica::Replica;
 use super::units::{Bytes, Limit, MilliCpu};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -39,6 +40,22 @@ pub struct Spec {
     pub suspend: bool,
     #[serde(default)]
     pub job: Job,
+    /// Which of several it is; none if the manifest does not say how many.
+    #[serde(default)]
+    pub replica: Option<Replica>,
+    /// Workloads that have to be ready, or completed, before it starts.
+    #[serde(default)]
+    pub after: BTreeSet<Name>,
+}
+
+/// Tells a service which of its replicas it is.
+pub const REPLICA_VARIABLE: &str = "CONTAINERCTL_REPLICA";
+
+impl Spec {
+    /// The workload that it is a replica of, or is itself.
+    pub fn workload(&self) -> &Name {
+        self.replica.as_ref().map_or(&self.name, |replica| &replica.of)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

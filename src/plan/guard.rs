@@ -18,6 +18,12 @@ use std::collections::BTreeMap;
 /// So few are stopped without being asked, whatever share of the host they are: two or three files are a person's work.
 const ALWAYS_MAX: usize = 3;
 
+/// Whether its manifest is there and says that there are to be fewer of it: that is asked for, not lost.
+fn is_one_too_many(desired: &Desired, record: &Record) -> bool {
+    let Record { spec, .. } = record;
+    spec.replica.is_some() && spec.name != *spec.workload() && desired.wanted.contains_key(spec.workload())
+}
+
 /// Desired as it is, with those held whose deletion has to wait for consent; none if nothing is to be held.
 pub(super) fn hold(input: &Input<'_>) -> Option<Desired> {
     if !input.prune_guard {
@@ -27,7 +33,7 @@ pub(super) fn hold(input: &Input<'_>) -> Option<Desired> {
     let gone = |name: &Name| !input.desired.wanted.contains_key(name) && !input.desired.held.contains_key(name);
     let counts = |name: &Name, record: &Record| {
         let approved = gone(name) && input.approved.contains(name);
-        !(record.finished || record.spec.suspend || approved)
+        !(record.finished || record.spec.suspend || approved || is_one_too_many(input.desired, record))
     };
     let running = known.iter().filter(|(name, record)| counts(name, record)).count();
     let lost = known.iter().filter(|(name, record)| gone(name) && counts(name, record)).count();
@@ -36,6 +42,7 @@ pub(super) fn hold(input: &Input<'_>) -> Option<Desired> {
     let held: Vec<(&Name, &Record)> = known
         .into_iter()
         // What is on its way cannot be called back.
+        .filter(|(_, record)| !is_one_too_many(input.desired, record))
         .filter(|(name, record)| gone(name) && record.stopping.is_none() && !input.approved.contains(*name))
         .filter(|(name, _)| too_many || input.guarded.contains(*name))
         .collect();

@@ -68,9 +68,20 @@ pub struct Input<'a> {
     pub utilisation_percent: Option<u8>,
     /// Jobs wait while the host is busier than this.
     pub job_threshold_percent: u8,
+    /// Whether the controller is ending and takes its workloads with it.
+    pub shutdown: Option<Shutdown>,
     pub now: Timestamp,
     /// Drawn once for each controller, for jitter.
     pub entropy: u64,
+}
+
+/// How workloads end with their controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Each as its manifest says, those that come after others first.
+    Graceful,
+    /// All of them killed.
+    AtOnce,
 }
 
 /// A step that failed, and when to try again.
@@ -148,9 +159,13 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let held = guard::hold(input);
     let input = &Input { desired: held.as_ref().unwrap_or(input.desired), ..*input };
     let mut ledger = ledger(input);
+    let mut ready = BTreeSet::new();
     let mut decisions: Vec<(Name, lifecycle::Decision)> = Vec::new();
     for name in in_order(input) {
-        let decision = lifecycle::decide(input, &mut ledger, &name);
+        let decision = lifecycle::decide(input, &mut ledger, &ready, &name);
+        if decision.is_ready() {
+            ready.insert(name.clone());
+        }
         decisions.push((name, decision));
     }
     // CPUs are settled last, when everyone's grant is known: an exclusive newcomer narrows its neighbours in the same pass.
@@ -225,7 +240,11 @@ fn in_order(input: &Input<'_>) -> Vec<Name> {
         let runs = matches!(life, Some(Life::Starting | Life::Running { .. }));
         let wanted = input.desired.wanted.get(name).map(|wanted| wanted.spec.priority);
         let priority = wanted.or_else(|| input.records.get(name).map(|record| record.spec.priority)).unwrap_or(0);
-        (!runs, Reverse(priority), name.clone())
+        // Of several replicas the highest first, so that fewer of them end there.
+        let spec = input.records.get(name).map(|record| &record.spec);
+        let going = !input.desired.wanted.contains_key(name);
+        let index = spec.filter(|_| going).and_then(|spec| spec.replica.as_ref()).map_or(0, |replica| replica.index);
+        (!runs, Reverse(priority), Reverse(index), name.clone())
     });
     names
 }

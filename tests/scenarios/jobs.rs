@@ -74,3 +74,74 @@ fn runs_in(world: &World) -> usize {
     let text = std::fs::read_dir(world.path("state/logs/tick")).unwrap().flatten();
     text.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).map(|text| text.lines().count()).sum()
 }
+
+#[test]
+fn more_or_fewer_replicas_leave_the_others_their_processes() {
+    let world = World::running();
+    world.put("web.yaml", "replicas: 2\ncommand: sleep infinity");
+    let (first, second) = (world.wait_running("web"), world.wait_running("web.1"));
+    world.put("web.yaml", "replicas: 3\ncommand: sleep infinity");
+    let third = world.wait_running("web.2");
+    for (pid, number) in [(first, 0), (second, 1), (third, 2)] {
+        assert!(kernel::environment(pid).contains(&format!("CONTAINERCTL_REPLICA={number}")));
+    }
+    world.put("web.yaml", "replicas: 1\ncommand: sleep infinity");
+    world.wait_gone("web.2");
+    world.wait_gone("web.1");
+    assert_eq!(world.wait_running("web"), first);
+    assert!(!kernel::is_alive(second) && !kernel::is_alive(third));
+}
+
+#[test]
+fn a_start_waits_for_what_it_comes_after_and_a_circle_is_named() {
+    let world = unthrottled();
+    world.put("app.yaml", "after: [migrate]\ncommand: sleep infinity");
+    let waits = |status: &serde_json::Value, text: &str| {
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| condition["message"].as_str().is_some_and(|message| message.contains(text)))
+    };
+    world.wait_status("app", |status| waits(status, "waits for migrate, which no manifest names"));
+    world.put("migrate.yaml", "kind: job\ncommand: sleep 1");
+    world.wait_status("app", |status| waits(status, "waits for migrate to complete"));
+    let pid = world.wait_running("app");
+    assert_eq!(world.phase("migrate"), "Completed");
+    world.put("migrate.yaml", "kind: job\nafter: [app]\ncommand: sleep 1");
+    eventually("the circle is named", || world.log().contains("goes round in a circle: app -> migrate -> app"));
+    assert_eq!(world.wait_running("app"), pid, "what runs goes on");
+    let said = super::world::program(&["validate", world.manifests().to_str().unwrap()]);
+    assert!(said.out.contains("app -> migrate -> app") && said.code == 1, "{said:?}");
+}
+
+#[test]
+fn a_controller_told_to_takes_its_workloads_along_dependants_first() {
+    let mut world = World::new();
+    world.start(&["--stop-workloads"]);
+    let says = |word: &str| {
+        format!("command: [sh, -c, 'trap \"sleep 0.3; date +%s%N; exit 0\" TERM; echo {word}; sleep infinity & wait']")
+    };
+    world.put("db.yaml", &says("up"));
+    world.put("api.yaml", &format!("after: [db]\n{}", says("up")));
+    let pids = [world.wait_running("db"), world.wait_running("api")];
+    eventually("both have set their traps", || world.logs("db") == "up\n" && world.logs("api") == "up\n");
+    assert_eq!(world.stop_controller(), 0);
+    assert!(pids.iter().all(|pid| !kernel::is_alive(*pid)));
+    assert!(["db", "api"].iter().all(|name| kernel::directories(&world.group(name)).is_empty()));
+    // They come back, and were not taken for failed.
+    world.start(&[]);
+    world.wait_running("api");
+    assert_eq!(world.status("db")["restarts"], 0);
+    let ended = |name: &str| world.logs(name).lines().nth(1).and_then(|line| line.parse::<u64>().ok()).unwrap();
+    assert!(ended("api") + 200_000_000 < ended("db"), "api {} db {}", ended("api"), ended("db"));
+}
+
+#[test]
+fn told_twice_a_controller_waits_for_nobody() {
+    let mut world = World::new();
+    world.start(&["--stop-workloads"]);
+    world.put("db.yaml", "stop: {grace: 1h}\ncommand: [sh, -c, 'trap \"\" TERM; sleep 1000; sleep 1000']");
+    let pid = world.wait_running("db");
+    super::world::signal(world.controller_pid(), nix::sys::signal::Signal::SIGTERM);
+    world.wait_phase("db", "Stopping");
+    assert_eq!(world.stop_controller(), 0);
+    assert!(!kernel::is_alive(pid));
+}

@@ -88,8 +88,18 @@ pub(super) fn accepted(record: &Record, desired: &Desired, changed: bool) -> Fin
         }
         (None, None) => match elsewhere.get(name) {
             Some(mismatch) => (false, "OtherHost", mismatch.clone()),
-            None => (false, "Deleted", format!("{} is gone", origin.path)),
+            None => match fewer(spec, desired) {
+                Some(fewer) => (false, "Deleted", fewer),
+                None => (false, "Deleted", format!("{} is gone", origin.path)),
+            },
         },
     };
     Finding { kind: ConditionKind::Accepted, status, reason, message }
+}
+
+/// Whether it is not wanted any more because its workload asks for fewer replicas.
+pub(super) fn fewer(spec: &Spec, desired: &Desired) -> Option<String> {
+    let Wanted { spec: now, origin } = desired.wanted.get(spec.workload()).filter(|_| spec.replica.is_some())?;
+    let count = now.replica.as_ref().map_or(1, |replica| replica.count);
+    Some(format!("{} asks for {count} of {}", origin.path, now.name))
 }

@@ -9,11 +9,11 @@ use crate::model::spec::{Kind, RestartPolicy, Signal, Spec, Stop};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::model::units::Limit;
-use crate::plan::{Act, backoff};
+use crate::plan::{Act, Shutdown, backoff};
 use std::time::Duration;
 
 /// How long a killed cgroup may take to be empty before it is killed again.
-const KILL_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const KILL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether nothing follows a run that ended like this, by itself and after so many failures.
 pub(super) fn is_last(spec: &Spec, outcome: &Outcome, failed_tries: u32) -> bool {
@@ -46,6 +46,7 @@ impl Case<'_, '_> {
         stopping.since = stopping.since.min(now);
         let reason = stopping.reason.clone();
         let deadline = match stopping.killed {
+            None if self.input.shutdown == Some(Shutdown::AtOnce) => now,
             None => stopping.since.plus(grace),
             Some(killed) => killed.min(now).plus(KILL_AGAIN),
         };

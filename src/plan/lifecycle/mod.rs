@@ -8,6 +8,7 @@
 //! | `accept` | which record a pass works from, and what of an edit needs a new process |
 //! | here | where the workload should get to, and what that means for one that runs and for one that does not |
 //! | `start` | the next run, or what it waits for |
+//! | `order` | who starts after whom, and who is stopped before whom |
 //! | `schedule` | which times of a scheduled job have come, and what becomes of those that could not be kept |
 //! | `end` | a stop that is under way, and what the end of a run means |
 //! | `fitness` | whether a run that should go on may, by its probes |
@@ -16,6 +17,7 @@
 mod accept;
 mod end;
 mod fitness;
+mod order;
 mod schedule;
 mod start;
 mod work;
@@ -23,7 +25,7 @@ mod work;
 pub use work::environment;
 pub(super) use work::settle;
 
-use super::{Act, Finding, Input};
+use super::{Act, Finding, Input, Shutdown};
 use crate::model::name::Name;
 use crate::model::observed::{Instance, Life, Observed};
 use crate::model::record::{Record, Stopping};
@@ -31,7 +33,11 @@ use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::model::units::format_duration;
 use crate::place::Ledger;
-use accept::{accept, accepted, replacement_reasons};
+use accept::{accept, accepted, fewer, replacement_reasons};
+use std::collections::BTreeSet;
+
+/// Why a workload is stopped with its controller.
+const SHUTDOWN: &str = "the controller ends, and was told to stop its workloads";
 
 /// What should happen to one workload, short of its cpuset.
 pub(super) struct Decision {
@@ -41,6 +47,12 @@ pub(super) struct Decision {
     phase: Phase,
     findings: Vec<Finding>,
     wake_at: Option<Timestamp>,
+}
+
+impl Decision {
+    pub(super) fn is_ready(&self) -> bool {
+        self.findings.iter().any(|finding| finding.kind == ConditionKind::Ready && finding.status)
+    }
 }
 
 enum Next {
@@ -62,10 +74,13 @@ enum Next {
 enum Target {
     Run,
     Suspended,
+    /// The controller takes it with it as it ends.
+    Down,
     Gone,
 }
 
-pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Decision {
+/// Decides about one workload. `ready` are those that were found to be, as far as they have been decided about.
+pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, ready: &BTreeSet<Name>, name: &Name) -> Decision {
     let nothing = Observed::default();
     let seen = input.observed.get(name).unwrap_or(&nothing);
     let wanted = input.desired.wanted.get(name);
@@ -78,10 +93,11 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, name: &Name) -> Dec
     };
     let target = match (wanted, held) {
         (None, None) => Target::Gone,
+        _ if input.shutdown.is_some() => Target::Down,
         _ if record.spec.suspend => Target::Suspended,
         _ => Target::Run,
     };
-    let mut case = Case { input, ledger, record, target, findings: Vec::new() };
+    let mut case = Case { input, ledger, ready, record, target, findings: Vec::new() };
     case.findings.push(accepted(&case.record, input.desired, changed));
     case.follow_schedule(seen);
     match &seen.instance {
@@ -115,6 +131,7 @@ fn leftovers(seen: &Observed) -> Decision {
 struct Case<'a, 'b> {
     input: &'a Input<'a>,
     ledger: &'b mut Ledger,
+    ready: &'b BTreeSet<Name>,
     record: Record,
     target: Target,
     findings: Vec<Finding>,
@@ -151,6 +168,7 @@ impl Case<'_, '_> {
         let reason = match self.target {
             Target::Gone => Some(self.gone()),
             Target::Suspended => Some("its manifest says suspend".to_owned()),
+            Target::Down => Some(SHUTDOWN.to_owned()),
             Target::Run if !fields.is_empty() => Some(format!("a new {} needs a new process", fields.join(", "))),
             Target::Run if self.is_superseded() => Some("its next run is due".to_owned()),
             Target::Run if timed_out => {
@@ -159,6 +177,17 @@ impl Case<'_, '_> {
             Target::Run => None,
         };
         if let Some(reason) = reason {
+            let at_once = self.input.shutdown == Some(Shutdown::AtOnce);
+            if at_once && self.may_kill(SHUTDOWN) {
+                self.find(ConditionKind::Ready, false, "Killed", SHUTDOWN);
+                return self.act(Phase::Stopping, Act::Kill, SHUTDOWN);
+            }
+            let together = matches!(self.target, Target::Gone | Target::Down);
+            if let Some(other) = self.leaves_before().filter(|_| together) {
+                let message = format!("{reason}; waits for {other}, which comes after it, to end");
+                self.find(ConditionKind::Ready, false, "Stopping", message);
+                return self.decision(Phase::Stopping, Next::Keep, None);
+            }
             self.find(ConditionKind::Ready, false, "Stopping", reason.clone());
             self.record.stopping =
                 Some(Stopping { since: self.input.now, killed: None, reason: reason.clone(), timed_out, failed: None });
@@ -185,7 +214,8 @@ impl Case<'_, '_> {
     /// Why it is not wanted here any more.
     fn gone(&self) -> String {
         let elsewhere = self.input.desired.elsewhere.get(&self.record.spec.name);
-        elsewhere.cloned().unwrap_or_else(|| format!("{} was deleted", self.record.origin.path))
+        let fewer = || fewer(&self.record.spec, self.input.desired);
+        elsewhere.cloned().or_else(fewer).unwrap_or_else(|| format!("{} was deleted", self.record.origin.path))
     }
 
     /// What of a run that nothing tells of cannot be taken for what the record says: devices that nobody knows it by.
@@ -217,6 +247,11 @@ impl Case<'_, '_> {
                 self.release();
                 self.find(ConditionKind::Ready, false, "Suspended", "its manifest says suspend");
                 self.rest(Phase::Suspended, "suspended", None)
+            }
+            Target::Down => {
+                self.release();
+                self.find(ConditionKind::Ready, false, "Shutdown", SHUTDOWN);
+                self.rest(Phase::Pending, SHUTDOWN, None)
             }
             Target::Run if self.awaits_its_time() => self.await_time(),
             Target::Run if self.record.finished => {

@@ -30,7 +30,7 @@ impl Case<'_, '_> {
                 self.record.scheduled = None;
                 return;
             }
-            Target::Gone => return,
+            Target::Gone | Target::Down => return,
         }
         let mut scheduled = self.record.scheduled.take().unwrap_or_else(|| {
             // A run that is under way is the first of the schedule; what became of those before says nothing about it.

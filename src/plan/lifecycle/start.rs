@@ -28,6 +28,11 @@ impl Case<'_, '_> {
                 return self.rest(phase, message, Some(retry_at));
             }
         }
+        if let Some((reason, wait)) = self.waits_for() {
+            self.release();
+            self.find(ConditionKind::Ready, false, reason, wait.clone());
+            return self.rest(Phase::Pending, wait, None);
+        }
         if let Some(wait) = self.too_busy() {
             self.find(ConditionKind::Ready, false, "HostBusy", wait.clone());
             return self.rest(Phase::Pending, wait, Some(now.plus(UTILISATION_AGAIN)));

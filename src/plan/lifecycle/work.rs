@@ -6,7 +6,7 @@ use crate::model::exit::{Exit, Outcome};
 use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES};
 use crate::model::name::Name;
 use crate::model::record::Record;
-use crate::model::spec::Process;
+use crate::model::spec::{Kind, Process, REPLICA_VARIABLE};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ledger};
@@ -121,6 +121,10 @@ pub fn environment(record: &Record) -> BTreeMap<String, String> {
     let defaults = [("PATH", PATH), ("HOME", home), ("LANG", "C.UTF-8")];
     let mut env: BTreeMap<String, String> = defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     env.extend(record.spec.process.env.clone());
+    if record.spec.kind == Kind::Service {
+        let index = record.spec.replica.as_ref().map_or(0, |replica| replica.index);
+        env.entry(REPLICA_VARIABLE.to_owned()).or_insert_with(|| index.to_string());
+    }
     let leases = record.grant.as_ref().map_or(&[][..], |grant| &grant.gpus);
     if let Some(first) = leases.first() {
         let devices: Vec<&str> = leases.iter().map(|lease| lease.gpu.0.as_str()).collect();

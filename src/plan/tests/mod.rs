@@ -4,6 +4,7 @@ mod crashes;
 mod guard;
 mod jobs;
 mod lives;
+mod order;
 mod places;
 mod probes;
 mod properties;

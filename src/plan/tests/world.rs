@@ -16,7 +16,7 @@ use crate::model::status::ConditionKind;
 use crate::model::time::Timestamp;
 use crate::model::topology::tests::{flat, two_sockets};
 use crate::model::units::Bytes;
-use crate::plan::{Act, Input, Plan, Setback, Work, plan};
+use crate::plan::{Act, Input, Plan, Setback, Shutdown, Work, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ pub struct World {
     pub blind: BTreeSet<Name>,
     pub machine: Machine,
     pub utilisation_percent: Option<u8>,
+    pub shutdown: Option<Shutdown>,
     pub now: Timestamp,
 }
 
@@ -87,6 +88,7 @@ impl World {
                 ceilings: Ceilings::default(),
             },
             utilisation_percent: None,
+            shutdown: None,
             now: Timestamp(1_000_000),
         }
     }
@@ -116,6 +118,7 @@ impl World {
             machine: &self.machine,
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: 85,
+            shutdown: self.shutdown,
             now: self.now,
             entropy: 0,
         })
