@@ -229,7 +229,7 @@ impl Prober {
         if answer.is_closed() {
             return;
         }
-        let (host, asked) = (self.host, probe.clone());
+        let (host, asked, workload) = (self.host, probe.clone(), name.clone());
         let tried = task::spawn_blocking(move || {
             let Probed { instance, network, env, .. } = run.as_ref();
             let ask = Ask { name: &name, instance: *instance, network: *network, env, kind, probe: &asked };
@@ -238,7 +238,9 @@ impl Prober {
             said
         });
         // A panic's message is on standard error.
+        // Told at the finest level only: there may be hundreds a second.
         let said = tried.await.unwrap_or_else(|_| Answer::Unasked("a bug in containerctl".to_owned()));
+        tracing::trace!(workload = %workload, probe = %kind, answer = %said, "answered");
         // Whoever asked may have gone.
         let _ = answer.send((kind, probe, said)).await;
     }
