@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of `started` or `exit` that are read; init writes a line of at most 128.
 const REPORT_BYTES_MAX: u64 = 256;
+/// Bytes that are reserved for one.
+const REPORT_ROOM: usize = 128;
 /// Bytes of `box` that are read. A record holds at most one manifest document (1 MiB) and a few lines about it.
 const BOX_BYTES_MAX: u64 = 8 << 20;
 
@@ -105,6 +107,10 @@ impl Traces {
         let failed = |source| TraceError::Write { path: path.clone(), source };
         let aside = folder.join("box.tmp");
         let bytes = box_bytes(boot_id, record).map_err(|error| failed(error.into()))?;
+        // Room for what init will say. Blanks behind a report are no part of it.
+        for reserved in ["report.tmp", "exit.tmp"] {
+            fs::write(folder.join(reserved), [b' '; REPORT_ROOM]).map_err(failed)?;
+        }
         fs::write(&aside, bytes).map_err(failed)?;
         fs::rename(&aside, &path).map_err(failed)?;
         File::open(&folder).map_err(|source| TraceError::Read { path: folder, source })

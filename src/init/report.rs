@@ -71,15 +71,17 @@ impl Report {
     }
 }
 
-/// Leaves the report in the instance folder, whole or not at all: written aside, then renamed.
+/// Leaves the report in the instance folder, whole or not at all: written aside, then renamed. What is there of that file is written over
+/// and not cut off: the controller has reserved it, so that a full disk has room for the end of a run that began before.
 pub fn publish(name: &CStr, report: &Report) {
     let line = report.line();
-    let flags = sys::O_WRONLY | sys::O_CREAT | sys::O_TRUNC | sys::O_CLOEXEC;
-    if let Ok(file) = sys::openat(fds::INSTANCE, c"report.tmp", flags, 0o600) {
+    let aside = if name == c"exit" { c"exit.tmp" } else { c"report.tmp" };
+    let flags = sys::O_WRONLY | sys::O_CREAT | sys::O_CLOEXEC;
+    if let Ok(file) = sys::openat(fds::INSTANCE, aside, flags, 0o600) {
         let whole = sys::write(file, line.bytes()) == Ok(line.len);
         sys::close(file);
         if whole {
-            let _ = sys::rename(fds::INSTANCE, c"report.tmp", name);
+            let _ = sys::rename(fds::INSTANCE, aside, name);
         }
     }
 }

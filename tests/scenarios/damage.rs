@@ -270,3 +270,47 @@ fn damage_to_any_file_of_the_database_costs_no_process() {
         }
     }
 }
+
+#[test]
+fn a_full_runtime_folder_stops_nothing_and_forgets_no_end() {
+    let mut host = Host { world: World::new() };
+    let traces = host.world.path("run/workloads");
+    fs::create_dir_all(&traces).unwrap();
+    // Keeps the mount while no controller lives.
+    let script = format!("mount -t tmpfs -o mode=700,size=1m tmpfs {} && exec sleep 1000", traces.display());
+    let mut holder = Command::new("unshare").args(["--mount", "sh", "-c", &script]).spawn().unwrap();
+    let inside = PathBuf::from(format!("/proc/{}/root", holder.id())).join(traces.strip_prefix("/").unwrap());
+    let mounted = || fs::read_to_string(format!("/proc/{}/mounts", holder.id())).unwrap_or_default();
+    eventually("it is mounted", || mounted().contains(traces.to_str().unwrap()));
+    let join = format!("exec nsenter -t {} -m \"$@\" --job-cpu-threshold 100", holder.id());
+    host.world.start_after(&join);
+    for name in ["web", "dies"] {
+        host.world.put(&format!("{name}.yaml"), "restart: {initialDelay: 10ms}\ncommand: sleep infinity");
+    }
+    host.world.put(
+        "job.yaml",
+        "kind: job\nrestart: never\ncommand: [sh, -c, 'trap \"exit 7\" USR1; while :; do sleep 0.05; done']",
+    );
+    let [web, dies, job] = ["web", "dies", "job"].map(|name| host.world.wait_running(name));
+    let mut filler = fs::File::create(inside.join("filler")).unwrap();
+    while filler.write_all(&[b'x'; 4096]).is_ok() {}
+
+    host.world.put("new.yaml", "command: sleep infinity");
+    let status = host.world.wait_status("new", |status| status["conditions"].to_string().contains("StepFailed"));
+    assert!(status["conditions"].to_string().contains("No space left on device"), "{status:#}");
+    // Nobody is there to be told but the folder.
+    host.world.kill_controller();
+    signal(job, Signal::SIGUSR1);
+    signal(dies, Signal::SIGKILL);
+    eventually("both have ended", || !kernel::is_alive(job) && !kernel::is_alive(dies));
+    host.world.start_after(&join);
+    assert_eq!(host.world.wait_phase("job", "Failed")["lastExit"]["code"], 7);
+    let status = host.world.wait_status("dies", |status| status["lastExit"]["code"] == 137);
+    assert_eq!(status["lastExit"]["message"], "killed by SIGKILL");
+    assert_eq!(host.world.wait_running("web"), web);
+    fs::remove_file(inside.join("filler")).unwrap();
+    host.world.wait_running("dies");
+    host.world.wait_running("new");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
