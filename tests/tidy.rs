@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use containerctl::manifest::fields::Schema;
-use containerctl::manifest::{io, isolation, job, logs, probes, resources, rootfs, workload};
+use containerctl::manifest::{io, isolation, job, logs, probes, resources, rootfs, strategy, workload};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -181,7 +181,7 @@ fn the_reference_lists_the_fields_that_are_read() {
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` |").map(|(field, _)| field.to_owned()))
         .filter(|field| !field.contains(','))
         .collect();
-    let schemas: [(&str, &Schema); 15] = [
+    let schemas: [(&str, &Schema); 16] = [
         ("", &workload::WORKLOAD),
         ("cpu.", &resources::CPU),
         ("memory.", &resources::MEMORY),
@@ -194,6 +194,7 @@ fn the_reference_lists_the_fields_that_are_read() {
         ("restart.", &workload::RESTART),
         ("stop.", &workload::STOP),
         ("schedule.", &job::SCHEDULE),
+        ("strategy.", &strategy::STRATEGY),
         ("probes.", &probes::PROBES),
         ("probes.*.", &probes::PROBE),
         ("probes.*.http.", &probes::HTTP),

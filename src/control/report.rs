@@ -175,7 +175,10 @@ pub fn unsettled(input: &Input<'_>, plan: &Plan, snapshot: &Snapshot) -> Vec<Str
     for (name, verdict) in &plan.verdicts {
         // A job between two runs of its schedule is as it should be.
         let scheduled = verdict.findings.iter().any(|finding| finding.reason == "Scheduled");
-        let settled = scheduled || matches!(verdict.phase, Phase::Running | Phase::Completed | Phase::Suspended);
+        // Until an update is over, or has been mended, the host is not as its manifests say.
+        let rolling = verdict.findings.iter().any(|finding| ["RollingOut", "RolledBack"].contains(&finding.reason));
+        let settled =
+            !rolling && (scheduled || matches!(verdict.phase, Phase::Running | Phase::Completed | Phase::Suspended));
         if !settled || input.busy.contains(name) {
             let finding = verdict
                 .findings

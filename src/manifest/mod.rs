@@ -17,6 +17,7 @@ pub mod probes;
 pub mod replicas;
 pub mod resources;
 pub mod rootfs;
+pub mod strategy;
 pub mod tree;
 pub mod workload;
 

@@ -5,7 +5,7 @@
 use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::tree::{Node, Value};
-use super::{isolation, job, logs, probes, replicas, resources, rootfs};
+use super::{isolation, job, logs, probes, replicas, resources, rootfs, strategy};
 use crate::model::gpu::GPU_VARIABLES;
 use crate::model::label;
 use crate::model::name::Name;
@@ -57,8 +57,9 @@ pub const WORKLOAD: Schema = Schema {
         "retries",
         "schedule",
         "after",
+        "strategy",
     ],
-    later: &["strategy"],
+    later: &[],
 };
 pub const RESTART: Schema = Schema { fields: &["policy", "initialDelay", "maxDelay", "resetAfter"], later: &[] };
 pub const STOP: Schema = Schema { fields: &["signal", "grace"], later: &[] };
@@ -87,6 +88,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
     let env = process.as_ref().map(|process| &process.env);
     let replica = replicas::replicas(&map, kind, name.as_ref(), env, problems);
     let after = replicas::after(&map, name.as_ref(), replica.as_ref(), problems);
+    let strategy = strategy::strategy(&map, kind, problems);
     let resources = resources::read(&map, problems);
     let gpu = map.get("gpu", problems).and_then(|field| resources::gpu(&field, problems));
     let priority = map.get("priority", problems).and_then(|field| field.integer(-1000..=1000, problems)).unwrap_or(0);
@@ -121,6 +123,7 @@ pub fn read(document: &Node, default_name: Option<&str>, problems: &mut Problems
         job,
         replica,
         after,
+        strategy: strategy.unwrap_or_default(),
     })
 }
 

@@ -50,6 +50,31 @@ pub struct Record {
     /// How far the job's schedule has been dealt with; none for one without.
     #[serde(default)]
     pub scheduled: Option<Scheduled>,
+    /// What it had before an update that is not over.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
+    /// What its manifest asks for and was found to be no good.
+    #[serde(default)]
+    pub refused: Option<Refused>,
+}
+
+/// An update that is not over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The last good spec, and where it was read.
+    pub previous: Arc<Spec>,
+    pub origin: Origin,
+    /// When it was its turn.
+    pub since: Timestamp,
+}
+
+/// A spec that did not become ready. It is not tried again until the manifest says something else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    pub spec: Arc<Spec>,
+    pub generation: u64,
+    pub reason: String,
+    pub at: Timestamp,
 }
 
 /// How far a schedule has been dealt with.
@@ -168,6 +193,8 @@ impl Record {
             finished: false,
             stopping: None,
             scheduled: None,
+            rollout: None,
+            refused: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::name::Name;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Replicas of one workload. More than one host has use for, and few enough that a slip of the finger does not drown it.
 pub const REPLICAS_MAX: u32 = 256;
@@ -16,6 +17,33 @@ pub struct Replica {
     pub index: u32,
     /// How many there are to be.
     pub count: u32,
+}
+
+/// How an edit that needs new processes reaches the replicas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// Each on its own: the old process is gone before the new one starts.
+    #[default]
+    Recreate,
+    /// Some at a time, the others being ready; all of them back to what was good if the new ones are not.
+    Rolling(Rolling),
+}
+
+impl Strategy {
+    /// Whether it is what there is without a word about it.
+    pub fn is_usual(&self) -> bool {
+        *self == Strategy::default()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rolling {
+    /// Replicas that may be missing at a time because of the update.
+    pub max_unavailable: u32,
+    /// From the decision to replace one until it has to be ready.
+    pub progress_deadline: Duration,
 }
 
 impl Replica {

@@ -9,7 +9,7 @@ use super::isolation::{Network, ResourceLimits, Rootfs, Security, VolumeSource};
 use super::job::Job;
 use super::name::Name;
 use super::probe::Probes;
-use super::replica::Replica;
+use super::replica::{Replica, Strategy};
 use super::units::{Bytes, Limit, MilliCpu};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,8 @@ pub struct Spec {
     /// Workloads that have to be ready, or completed, before it starts.
     #[serde(default)]
     pub after: BTreeSet<Name>,
+    #[serde(default, skip_serializing_if = "Strategy::is_usual")]
+    pub strategy: Strategy,
 }
 
 /// Tells a service which of its replicas it is.

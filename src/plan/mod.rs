@@ -22,6 +22,7 @@ pub mod kernel;
 mod lifecycle;
 mod mend;
 pub mod probe;
+mod rollout;
 pub mod strain;
 
 pub use lifecycle::environment;
@@ -159,21 +160,42 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let held = guard::hold(input);
     let input = &Input { desired: held.as_ref().unwrap_or(input.desired), ..*input };
     let mut ledger = ledger(input);
-    let mut ready = BTreeSet::new();
+    let mut round = lifecycle::Round { courses: rollout::courses(input), ..lifecycle::Round::default() };
     let mut decisions: Vec<(Name, lifecycle::Decision)> = Vec::new();
     for name in in_order(input) {
-        let decision = lifecycle::decide(input, &mut ledger, &ready, &name);
+        let decision = lifecycle::decide(input, &mut ledger, &round, &name);
         if decision.is_ready() {
-            ready.insert(name.clone());
+            round.ready.insert(name.clone());
         }
         decisions.push((name, decision));
     }
     // CPUs are settled last, when everyone's grant is known: an exclusive newcomer narrows its neighbours in the same pass.
-    let mut plan = Plan { guarded: input.desired.guarded.clone(), ..Plan::default() };
+    let wake_at = roll(input, &mut ledger, &mut round, &mut decisions);
+    let mut plan = Plan { guarded: input.desired.guarded.clone(), wake_at, ..Plan::default() };
     for (name, decision) in decisions {
         lifecycle::settle(input, &ledger, name, decision, &mut plan);
     }
     plan
+}
+
+/// Decides again about those whose turn in an update it is, now that it is known who is ready. Answers when to look again.
+fn roll(
+    input: &Input<'_>,
+    ledger: &mut Ledger,
+    round: &mut lifecycle::Round,
+    decisions: &mut [(Name, lifecycle::Decision)],
+) -> Option<Timestamp> {
+    if input.shutdown.is_some() {
+        return None;
+    }
+    let (turns, wake_at) = rollout::turns(input, &round.ready);
+    for (name, course) in turns {
+        round.courses.insert(name.clone(), course);
+        if let Some((_, decision)) = decisions.iter_mut().find(|(known, _)| *known == name) {
+            *decision = lifecycle::decide(input, ledger, round, &name);
+        }
+    }
+    wake_at
 }
 
 /// A run in the foreground, without a controller, and placed without regard to one that may be running beside it.

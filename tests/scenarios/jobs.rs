@@ -145,3 +145,29 @@ fn told_twice_a_controller_waits_for_nobody() {
     assert_eq!(world.stop_controller(), 0);
     assert!(!kernel::is_alive(pid));
 }
+
+#[test]
+fn an_update_rolls_from_replica_to_replica_and_one_that_fails_is_taken_back() {
+    let mut world = World::running();
+    let manifest = |command: &str| format!("replicas: 2\nstrategy: rolling\ncommand: {command}");
+    world.put("web.yaml", &manifest("sleep 1001"));
+    let old = (world.wait_running("web"), world.wait_running("web.1"));
+    world.put("web.yaml", &manifest("sleep 1002"));
+    world.wait_status("web.1", |status| status["phase"] == "Running" && status["pid"] != old.1);
+    assert_eq!(world.status("web")["pid"], old.0, "its turn has not come");
+    world.wait_status("web", |status| status["phase"] == "Running" && status["pid"] != old.0);
+    let good = world.wait_running("web");
+    world.put("web.yaml", &manifest("sh -c 'exit 7'"));
+    let rolled_back = |status: &serde_json::Value| {
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| condition["reason"] == "RolledBack")
+    };
+    let status = world.wait_status("web.1", |status| status["phase"] == "Running" && rolled_back(status));
+    assert_eq!(status["command"], serde_json::json!(["sleep", "1002"]));
+    let kept = world.wait_status("web", rolled_back);
+    assert_eq!(kept["pid"], good, "the rest is not touched");
+    // The next controller does not try it again either.
+    world.kill_controller();
+    world.start(&[]);
+    world.wait_status("web.1", |now| rolled_back(now) && now["pid"] == status["pid"]);
+}

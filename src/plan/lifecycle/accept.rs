@@ -3,23 +3,38 @@
 use super::end::is_last;
 use crate::model::desired::{Desired, Held, Wanted};
 use crate::model::observed::Observed;
-use crate::model::record::Record;
+use crate::model::record::{Record, Rollout};
+use crate::model::replica::Strategy;
 use crate::model::spec::Spec;
 use crate::model::status::ConditionKind;
+use crate::model::time::Timestamp;
 use crate::plan::Finding;
+use crate::plan::rollout::{Course, is_same};
 use std::sync::Arc;
 
 /// The record this pass works from: the stored one, or a newer one that a run was started from, brought up to the manifest. With it,
 /// whether the manifest has changed.
-pub(super) fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Observed) -> Option<(Record, bool)> {
+pub(super) fn accept(
+    record: Option<&Record>,
+    wanted: Option<&Wanted>,
+    seen: &Observed,
+    course: Option<&Course>,
+    now: Timestamp,
+) -> Option<(Record, bool)> {
     // A run the database has not heard of yet: the controller was killed between starting it and writing that down.
     let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
     let newer = started_as.filter(|started| record.is_none_or(|record| record.instance < started.instance));
     let Some(mut record) = newer.or(record).cloned() else {
-        let Wanted { spec, origin } = wanted?;
-        return Some((Record::new(Arc::clone(spec), origin.clone()), true));
+        let (Wanted { spec, origin }, refused) = match course {
+            Some(Course::Join(good, refused)) => (good.as_ref(), Some(refused.clone())),
+            _ => (wanted?, None),
+        };
+        return Some((Record { refused, ..Record::new(Arc::clone(spec), origin.clone()) }, true));
     };
     let Some(Wanted { spec, origin }) = wanted else { return Some((record, false)) };
+    if let Some(changed) = follow(&mut record, spec, course, now) {
+        return Some((record, changed));
+    }
     let changed = record.spec != *spec;
     if changed {
         record.generation += 1;
@@ -45,8 +60,43 @@ pub(super) fn accept(record: Option<&Record>, wanted: Option<&Wanted>, seen: &Ob
     Some((record, changed))
 }
 
+/// What an update means for the record; whether it has changed by it, if it is not simply to take what is wanted.
+fn follow(record: &mut Record, wanted: &Arc<Spec>, course: Option<&Course>, now: Timestamp) -> Option<bool> {
+    match course {
+        Some(Course::Wait) => return Some(false),
+        Some(Course::Stay(refused) | Course::Join(_, refused)) => {
+            record.refused = Some(refused.clone());
+            return Some(false);
+        }
+        Some(Course::Return(refused)) => {
+            record.refused = Some(refused.clone());
+            let Some(Rollout { previous, origin, .. }) = record.rollout.take() else { return Some(false) };
+            let spec = Spec { replica: wanted.replica.clone(), ..previous.as_ref().clone() };
+            (record.spec, record.origin) = (Arc::new(spec), origin);
+            record.generation += 1;
+            (record.failures, record.failed_tries, record.retry_at, record.finished) = (0, 0, None, false);
+            return Some(true);
+        }
+        Some(Course::Move) => {
+            // What was good before the first of several edits is what to go back to.
+            let (previous, origin) = match record.rollout.take() {
+                Some(Rollout { previous, origin, .. }) => (previous, origin),
+                None => (Arc::clone(&record.spec), record.origin.clone()),
+            };
+            record.rollout = Some(Rollout { previous, origin, since: now });
+        }
+        Some(Course::Settle) => record.rollout = None,
+        None if wanted.strategy == Strategy::Recreate => record.rollout = None,
+        None => {}
+    }
+    if record.refused.as_ref().is_some_and(|refused| !is_same(&refused.spec, wanted)) {
+        record.refused = None;
+    }
+    None
+}
+
 /// What of a changed spec needs a new process, by field.
-pub(super) fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'static str> {
+pub(in crate::plan) fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'static str> {
     let mut fields = Vec::new();
     if Arc::ptr_eq(from, to) {
         return fields;
@@ -73,11 +123,25 @@ pub(super) fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> Vec<&'sta
     fields
 }
 
-pub(super) fn accepted(record: &Record, desired: &Desired, changed: bool) -> Finding {
+pub(super) fn accepted(record: &Record, desired: &Desired, course: Option<&Course>, changed: bool) -> Finding {
     let Record { spec, generation, origin, .. } = record;
     let Desired { wanted, held, guarded, elsewhere } = desired;
     let name = &spec.name;
     let (status, reason, message) = match (wanted.get(name), held.get(name)) {
+        (Some(wanted), _) if matches!(course, Some(Course::Wait)) => {
+            let message = format!("{} (revision {}) waits for its turn", wanted.origin.path, wanted.origin.revision);
+            (false, "RollingOut", format!("{message}; generation {generation} goes on until the others are ready"))
+        }
+        (Some(wanted), _)
+            if let Some(Course::Return(refused) | Course::Stay(refused) | Course::Join(_, refused)) = course =>
+        {
+            let message = format!("{} (revision {}) was taken back", wanted.origin.path, wanted.origin.revision);
+            let goes_on = match &record.rollout {
+                Some(rollout) => format!("it goes back to revision {} in its turn", rollout.origin.revision),
+                None => format!("revision {} goes on until the manifest changes", origin.revision),
+            };
+            (false, "RolledBack", format!("{message}: {}; {goes_on}", refused.reason))
+        }
         (Some(_), _) if changed => (true, "Current", format!("generation {generation} accepted")),
         (Some(_), _) => (true, "Current", format!("{}:{} is what runs", origin.path, origin.line)),
         (None, Some(Held { finding, .. })) if guarded.contains(name) => (false, "DeletionHeld", finding.clone()),

@@ -22,9 +22,11 @@ mod schedule;
 mod start;
 mod work;
 
+pub(super) use accept::replacement_reasons;
 pub use work::environment;
 pub(super) use work::settle;
 
+use super::rollout::Course;
 use super::{Act, Finding, Input, Shutdown};
 use crate::model::name::Name;
 use crate::model::observed::{Instance, Life, Observed};
@@ -33,8 +35,8 @@ use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::model::units::format_duration;
 use crate::place::Ledger;
-use accept::{accept, accepted, fewer, replacement_reasons};
-use std::collections::BTreeSet;
+use accept::{accept, accepted, fewer};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a workload is stopped with its controller.
 const SHUTDOWN: &str = "the controller ends, and was told to stop its workloads";
@@ -69,6 +71,15 @@ enum Next {
     },
 }
 
+/// What is known of others as one workload is decided about.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// Those that were found to be ready, as far as they have been decided about.
+    pub ready: BTreeSet<Name>,
+    /// What updates mean for those that do not simply take what is wanted.
+    pub courses: BTreeMap<Name, Course>,
+}
+
 /// Where a workload should get to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Target {
@@ -79,8 +90,8 @@ enum Target {
     Gone,
 }
 
-/// Decides about one workload. `ready` are those that were found to be, as far as they have been decided about.
-pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, ready: &BTreeSet<Name>, name: &Name) -> Decision {
+/// Decides about one workload.
+pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name: &Name) -> Decision {
     let nothing = Observed::default();
     let seen = input.observed.get(name).unwrap_or(&nothing);
     let wanted = input.desired.wanted.get(name);
@@ -88,7 +99,8 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, ready: &BTreeSet<Na
     if input.blind.contains(name) {
         return unexplained("it cannot be looked at");
     }
-    let Some((record, changed)) = accept(input.records.get(name), wanted, seen) else {
+    let course = round.courses.get(name);
+    let Some((record, changed)) = accept(input.records.get(name), wanted, seen, course, input.now) else {
         return if held.is_some() { unexplained("its manifest cannot be read yet") } else { leftovers(seen) };
     };
     let target = match (wanted, held) {
@@ -97,8 +109,8 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, ready: &BTreeSet<Na
         _ if record.spec.suspend => Target::Suspended,
         _ => Target::Run,
     };
-    let mut case = Case { input, ledger, ready, record, target, findings: Vec::new() };
-    case.findings.push(accepted(&case.record, input.desired, changed));
+    let mut case = Case { input, ledger, ready: &round.ready, record, target, findings: Vec::new() };
+    case.findings.push(accepted(&case.record, input.desired, course, changed));
     case.follow_schedule(seen);
     match &seen.instance {
         Some(Instance { life: Life::Ended(exit), started, .. }) => case.ended(seen, exit, *started),

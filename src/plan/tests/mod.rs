@@ -8,6 +8,7 @@ mod order;
 mod places;
 mod probes;
 mod properties;
+mod rollouts;
 mod world;
 
 use world::World;

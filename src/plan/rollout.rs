@@ -1,0 +1,240 @@
+//! Updates that reach the replicas of a workload some at a time.
+//!
+//! Problem: an edit that needs new processes may be a bad one, and all replicas at once would be down with it.
+//!
+//! Approach: each pass looks at every workload with `strategy: rolling` as a group. Whoever is not at what is wanted stays as it is, until it
+//! is its turn: while the others have *arrived*. A replica that has its new process remembers what it had before, until all have arrived. One
+//! that fails, or does not arrive in time, is put back to that, and what was wanted is refused until the manifest says something else;
+//! those that moved before it go back in the same way, some at a time.
+//!
+//! Terms: to *arrive* is to be ready, by a run that has lasted for [`STEADY`]. *Refused* is a spec whatever the name and number of the replica.
+//!
+//! Guarantees: no more than `maxUnavailable` replicas are missing because of an update; only an edit brings back what was refused; an edit
+//! that needs no new process reaches all replicas at once.
+
+use super::Input;
+use super::lifecycle::replacement_reasons;
+use crate::model::desired::Wanted;
+use crate::model::name::Name;
+use crate::model::record::{Record, Refused, Rollout};
+use crate::model::replica::{Rolling, Strategy};
+use crate::model::spec::Spec;
+use crate::model::time::Timestamp;
+use crate::model::units::format_duration;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a run has to last before it counts as arrived: a command that cannot start well mostly ends within it, and without a readiness
+/// probe nothing else would tell.
+const STEADY: Duration = Duration::from_secs(3);
+
+/// What an update means for one workload in one pass.
+#[derive(Clone, Debug)]
+pub enum Course {
+    /// It keeps what it has until it is its turn.
+    Wait,
+    /// It gets what is wanted now.
+    Move,
+    /// It is put back to what it had, because of this.
+    Return(Refused),
+    /// It keeps what it has: what is wanted is refused.
+    Stay(Refused),
+    /// It is new, and starts with what the others have kept.
+    Join(Box<Wanted>, Refused),
+    /// All have arrived: what was before is forgotten.
+    Settle,
+}
+
+/// The replicas of one workload.
+struct Group<'a> {
+    rolling: Rolling,
+    members: Vec<Member<'a>>,
+}
+
+struct Member<'a> {
+    name: &'a Name,
+    wanted: &'a Wanted,
+    record: Option<&'a Record>,
+}
+
+impl Member<'_> {
+    fn is_at_target(&self) -> bool {
+        self.record.is_none_or(|record| replacement_reasons(&record.spec, &self.wanted.spec).is_empty())
+    }
+
+    fn rollout(&self) -> Option<&Rollout> {
+        self.record?.rollout.as_ref()
+    }
+
+    fn index(&self) -> u32 {
+        self.wanted.spec.replica.as_ref().map_or(0, |replica| replica.index)
+    }
+}
+
+/// Whether two specs ask for the same, apart from which replica they are for.
+pub fn is_same(a: &Spec, b: &Spec) -> bool {
+    Spec { name: b.name.clone(), replica: b.replica.clone(), ..a.clone() } == *b
+}
+
+fn groups<'a>(input: &Input<'a>) -> Vec<Group<'a>> {
+    let mut groups: BTreeMap<&Name, Group<'a>> = BTreeMap::new();
+    for (name, wanted) in &input.desired.wanted {
+        // Who is not to run at all has nothing to be gentle about.
+        let Strategy::Rolling(rolling) = wanted.spec.strategy else { continue };
+        if wanted.spec.suspend {
+            continue;
+        }
+        let member = Member { name, wanted, record: input.records.get(name) };
+        let group = groups.entry(wanted.spec.workload()).or_insert_with(|| Group { rolling, members: Vec::new() });
+        group.members.push(member);
+    }
+    groups.into_values().collect()
+}
+
+impl Group<'_> {
+    /// Why what is wanted is refused, if it is.
+    fn refused(&self) -> Option<Refused> {
+        self.members.iter().find_map(|Member { wanted, record, .. }| {
+            record.and_then(|record| record.refused.clone()).filter(|refused| is_same(&refused.spec, &wanted.spec))
+        })
+    }
+
+    /// What a replica without a past starts with while what is wanted is refused.
+    fn good(&self) -> Option<(Arc<Spec>, &Record)> {
+        self.members.iter().find_map(|member| {
+            let record = member.record?;
+            Some((record.rollout.as_ref().map_or(&record.spec, |rollout| &rollout.previous).clone(), record))
+        })
+    }
+
+    /// What holds before anybody has been looked at.
+    fn courses(&self) -> Vec<(Name, Course)> {
+        let refused = self.refused();
+        let course = |member: &Member<'_>| match (&refused, member.record) {
+            (Some(refused), Some(_)) => Some(Course::Stay(refused.clone())),
+            (Some(refused), None) => {
+                let (good, Record { origin, .. }) = self.good()?;
+                let own = &member.wanted.spec;
+                let spec = Spec { name: own.name.clone(), replica: own.replica.clone(), ..good.as_ref().clone() };
+                let wanted = Wanted { spec: Arc::new(spec), origin: origin.clone() };
+                Some(Course::Join(Box::new(wanted), refused.clone()))
+            }
+            (None, _) => (!member.is_at_target()).then_some(Course::Wait),
+        };
+        self.members.iter().filter_map(|member| Some((member.name.clone(), course(member)?))).collect()
+    }
+}
+
+/// The course of each workload that does not simply take what is wanted.
+pub fn courses(input: &Input<'_>) -> BTreeMap<Name, Course> {
+    groups(input).iter().flat_map(Group::courses).collect()
+}
+
+/// Whose turn it is, given who is ready; and when to look again.
+pub fn turns(input: &Input<'_>, ready: &BTreeSet<Name>) -> (Vec<(Name, Course)>, Option<Timestamp>) {
+    let (mut turns, mut wake_at) = (Vec::new(), None);
+    for group in groups(input) {
+        let under_way = |member: &Member<'_>| {
+            member.rollout().is_some()
+                || member.record.is_some_and(|record| record.refused.is_some())
+                || !member.is_at_target()
+        };
+        if group.members.iter().any(under_way) {
+            let mut turn = Turn { input, ready, group: &group, turns: &mut turns, wake_at: &mut wake_at };
+            turn.take();
+        }
+    }
+    (turns, wake_at)
+}
+
+/// One group's turn.
+struct Turn<'a, 'b> {
+    input: &'b Input<'a>,
+    ready: &'b BTreeSet<Name>,
+    group: &'b Group<'a>,
+    turns: &'b mut Vec<(Name, Course)>,
+    wake_at: &'b mut Option<Timestamp>,
+}
+
+impl Turn<'_, '_> {
+    fn take(&mut self) {
+        let group = self.group;
+        let arrived: Vec<bool> = group.members.iter().map(|member| self.has_arrived(member)).collect();
+        if let Some(refused) = group.refused() {
+            self.replace(&arrived, |member| member.rollout().map(|_| Course::Return(refused.clone())));
+            return;
+        }
+        let failed =
+            group.members.iter().zip(&arrived).find_map(|(member, arrived)| {
+                Some((member.name.clone(), Course::Return(self.failure(member, *arrived)?)))
+            });
+        if let Some(failed) = failed {
+            self.turns.push(failed);
+        } else if arrived.iter().all(|arrived| *arrived) && group.members.iter().all(Member::is_at_target) {
+            let moved = group.members.iter().filter(|member| member.rollout().is_some());
+            self.turns.extend(moved.map(|member| (member.name.clone(), Course::Settle)));
+        } else {
+            self.replace(&arrived, |member| (!member.is_at_target()).then_some(Course::Move));
+        }
+    }
+
+    /// Gives a course to as many as may be missing: to those that are missing anyway first, then from the highest down.
+    fn replace(&mut self, arrived: &[bool], course: impl Fn(&Member<'_>) -> Option<Course>) {
+        let max = usize::try_from(self.group.rolling.max_unavailable).unwrap_or(usize::MAX);
+        let mut missing = arrived.iter().filter(|arrived| !**arrived).count();
+        let members = self.group.members.iter().zip(arrived);
+        let mut candidates: Vec<_> = members
+            .filter_map(|(member, arrived)| Some((*arrived, Reverse(member.index()), member, course(member)?)))
+            .collect();
+        // Those whose course is set and that are on their way count against the bound; those that are missing as they were do not.
+        let mut under_way = missing - candidates.iter().filter(|(arrived, ..)| !*arrived).count();
+        candidates.sort_by_key(|(arrived, index, ..)| (*arrived, *index));
+        for (arrived, _, member, course) in candidates {
+            if under_way >= max || arrived && missing >= max {
+                break;
+            }
+            under_way += 1;
+            missing += usize::from(arrived);
+            self.turns.push((member.name.clone(), course));
+        }
+    }
+
+    fn has_arrived(&mut self, member: &Member<'_>) -> bool {
+        let now = self.input.now;
+        let instance = self.input.observed.get(member.name).and_then(|seen| seen.instance.as_ref());
+        let Some(instance) = instance.filter(|_| self.ready.contains(member.name)) else { return false };
+        // Who can no longer tell when it was started, was adopted, and so has lasted.
+        let steady_at = instance.started.map_or(now, |started| started.min(now).plus(STEADY));
+        if now < steady_at {
+            self.wake(steady_at);
+        }
+        now >= steady_at
+    }
+
+    /// Why a replica that has its new process is no good, if it is not.
+    fn failure(&mut self, member: &Member<'_>, arrived: bool) -> Option<Refused> {
+        // One that an edit has overtaken gets its next chance before it is judged.
+        let record = member.record.filter(|_| member.is_at_target())?;
+        let rollout = record.rollout.as_ref()?;
+        let now = self.input.now;
+        let deadline = rollout.since.min(now).plus(self.group.rolling.progress_deadline);
+        let reason = if record.failures > 0 || record.finished {
+            let outcome = record.last_exit.as_ref().map_or_else(String::new, |exit| exit.outcome.to_string());
+            format!("{} {outcome}", member.name)
+        } else if arrived {
+            return None;
+        } else if now >= deadline {
+            format!("{} was not ready within {}", member.name, format_duration(self.group.rolling.progress_deadline))
+        } else {
+            self.wake(deadline);
+            return None;
+        };
+        Some(Refused { spec: Arc::clone(&member.wanted.spec), generation: record.generation, reason, at: now })
+    }
+
+    fn wake(&mut self, at: Timestamp) {
+        *self.wake_at = Some(self.wake_at.map_or(at, |other| other.min(at)));
+    }
+}
