@@ -205,8 +205,11 @@ impl Turn<'_, '_> {
         let now = self.input.now;
         let instance = self.input.observed.get(member.name).and_then(|seen| seen.instance.as_ref());
         let Some(instance) = instance.filter(|_| self.ready.contains(member.name)) else { return false };
-        // Who can no longer tell when it was started, was adopted, and so has lasted.
-        let steady_at = instance.started.map_or(now, |started| started.min(now).plus(STEADY));
+        // When a run began may not be known yet, or no longer; it was not before its turn.
+        let turn = member.rollout().map(|rollout| rollout.since);
+        let turn = turn.or_else(|| member.record?.refused.as_ref().map(|refused| refused.at));
+        let began = turn.into_iter().chain(instance.started).max();
+        let steady_at = began.map_or(now, |began| began.min(now).plus(STEADY));
         if now < steady_at {
             self.wake(steady_at);
         }

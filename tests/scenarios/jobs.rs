@@ -157,6 +157,8 @@ fn an_update_rolls_from_replica_to_replica_and_one_that_fails_is_taken_back() {
     assert_eq!(world.status("web")["pid"], old.0, "its turn has not come");
     world.wait_status("web", |status| status["phase"] == "Running" && status["pid"] != old.0);
     let good = world.wait_running("web");
+    // Until the last one has lasted for three seconds, what was before is what is good.
+    std::thread::sleep(std::time::Duration::from_secs(5));
     world.put("web.yaml", &manifest("sh -c 'exit 7'"));
     let rolled_back = |status: &serde_json::Value| {
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();

@@ -187,3 +187,15 @@ fn a_refusal_outlives_the_controller_and_limits_reach_all_at_once() {
     let resized = world.pass().lines().filter(|line| line.contains(": resize")).count();
     assert_eq!(resized, 3);
 }
+
+#[test]
+fn a_run_whose_beginning_is_not_known_yet_has_not_lasted() {
+    let mut world = three();
+    world.file("web.yaml", NEW);
+    turn(&mut world);
+    world.observed.get_mut(&"web.2".parse().unwrap()).unwrap().instance.as_mut().unwrap().started = None;
+    turn(world.after(100));
+    assert_eq!(commands(&world), "old old new");
+    turn(world.after(3000));
+    assert_eq!(commands(&world), "old new new");
+}
