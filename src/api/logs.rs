@@ -87,8 +87,12 @@ fn read(folder: &Path, ask: Ask, pieces: &mpsc::Sender<Bytes>) -> io::Result<()>
     let news = if ask.follow { News::of(folder) } else { None };
     // Opened before the older ones are read, so that what is written meanwhile is not lost between the two.
     let mut current = open(&folder.join("log"))?;
-    let older: Vec<File> =
+    let mut older: Vec<File> =
         (1..=OLDER_MAX).rev().filter_map(|n| open(&folder.join(format!("log.{n}"))).ok().flatten()).collect();
+    // In the middle of a rotation there is none of the first name: the latest is the one to go on from.
+    if current.is_none() {
+        current = older.pop();
+    }
     let files = older.into_iter().chain(match &current {
         Some(file) => Some(file.try_clone()?),
         None => None,
@@ -111,7 +115,8 @@ fn read(folder: &Path, ask: Ask, pieces: &mpsc::Sender<Bytes>) -> io::Result<()>
             return Ok(());
         }
         let newest = open(&folder.join("log"))?;
-        if inode(newest.as_ref()) != inode(current.as_ref()) {
+        // None in the middle of a rotation: whoever forgot then what it had read would tell everything again.
+        if newest.is_some() && inode(newest.as_ref()) != inode(current.as_ref()) {
             // It was rotated. What came since the look above is still to be sent, and whole files if that happened more than once.
             let missed = missed(folder, current.as_ref(), newest.as_ref());
             if send_all(current.take().into_iter().chain(missed), pieces)?.is_err() {
@@ -277,6 +282,36 @@ mod tests {
             ("torn", true),
         ] {
             assert_eq!(ask.wants(line.as_bytes()), wanted, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_in_the_middle_of_a_rotation_tells_nothing_twice() {
+        for moved_before in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = |name: &str| folder.path().join(name);
+            let turn = || fs::rename(path("log"), path("log.1")).unwrap();
+            fs::write(path("log"), "one\n").unwrap();
+            if moved_before {
+                turn();
+            }
+            let mut body = stream(folder.path().to_owned(), Ask { follow: true, ..Ask::default() }, ());
+            let mut seen = String::new();
+            for wanted in ["one\n", "one\ntwo\n"] {
+                while seen.len() < wanted.len() {
+                    let frame = tokio::time::timeout(Duration::from_secs(10), body.frame()).await.unwrap();
+                    seen += std::str::from_utf8(&frame.unwrap().unwrap().into_data().unwrap()).unwrap();
+                }
+                assert_eq!(seen, wanted);
+                if wanted == "one\n" {
+                    if !moved_before {
+                        turn();
+                    }
+                    // Time for a look.
+                    tokio::time::sleep(4 * GATHER).await;
+                    fs::write(path("log"), "two\n").unwrap();
+                }
+            }
         }
     }
 
