@@ -157,9 +157,9 @@ fn make(name: &str) -> io::Result<()> {
     }
 }
 
-/// One that needs no argument. `room` is zeros.
+/// One that needs no argument. `zeros` is so many of them.
 #[allow(clippy::too_many_lines, reason = "a table, one line a call")]
-fn plain(name: &str, room: c_long) -> io::Result<()> {
+fn plain(name: &str, zeros: c_long) -> io::Result<()> {
     let here = c_long::from(AT_FDCWD);
     let root = c"/".as_ptr() as c_long;
     let tmp = c"/tmp".as_ptr() as c_long;
@@ -179,48 +179,48 @@ fn plain(name: &str, room: c_long) -> io::Result<()> {
     let calls: &[(&str, c_long, [c_long; 5])] = &[
         ("ptrace-attach", SYS_ptrace, [PTRACE_ATTACH.into(), 1, 0, 0, 0]),
         ("ptrace-seize", SYS_ptrace, [PTRACE_SEIZE.into(), 1, 0, 0, 0]),
-        ("limit-init", SYS_prlimit64, [1, RLIMIT_CORE.into(), room, 0, 0]),
+        ("limit-init", SYS_prlimit64, [1, RLIMIT_CORE.into(), zeros, 0, 0]),
         ("mount-tmpfs", SYS_mount, [text, tmp, tmpfs, 0, 0]),
         ("mount-proc", SYS_mount, [text, tmp, procfs, 0, 0]),
         ("mount-cgroup", SYS_mount, [text, tmp, cgroup, 0, 0]),
         ("bind", SYS_mount, [tmp, etc, 0, MS_BIND.cast_signed(), 0]),
         ("open-tree", SYS_open_tree, [here, root, 1, 0, 0]),
         ("fsopen", SYS_fsopen, [tmpfs, 0, 0, 0, 0]),
-        ("mount-setattr", SYS_mount_setattr, [here, root, 0, room, 32]),
+        ("mount-setattr", SYS_mount_setattr, [here, root, 0, zeros, 32]),
         ("move-mount", SYS_move_mount, [here, root, here, tmp, 0]),
         ("pivot-root", SYS_pivot_root, [tmp, tmp, 0, 0, 0]),
         ("chroot", SYS_chroot, [tmp, 0, 0, 0, 0]),
         ("block-device", SYS_mknod, [disk, block, 0xfe00, 0, 0]),
         ("character-device", SYS_mknodat, [here, kmsg, character, 0x10b, 0]),
-        ("init-module", SYS_init_module, [room, 8, text, 0, 0]),
+        ("init-module", SYS_init_module, [zeros, 8, text, 0, 0]),
         ("finit-module", SYS_finit_module, [0, text, 0, 0, 0]),
         ("delete-module", SYS_delete_module, [text, 0, 0, 0, 0]),
         ("kexec", SYS_kexec_load, [0, 0, 0, 0, 0]),
-        ("bpf", SYS_bpf, [0, room, 72, 0, 0]),
-        ("perf", SYS_perf_event_open, [room, 0, -1, -1, 0]),
+        ("bpf", SYS_bpf, [0, zeros, 72, 0, 0]),
+        ("perf", SYS_perf_event_open, [zeros, 0, -1, -1, 0]),
         ("userfaultfd", SYS_userfaultfd, [0, 0, 0, 0, 0]),
-        ("io-uring", SYS_io_uring_setup, [1, room, 0, 0, 0]),
+        ("io-uring", SYS_io_uring_setup, [1, zeros, 0, 0, 0]),
         ("open-by-handle", SYS_open_by_handle_at, [here, handle.as_ptr() as c_long, 0, 0, 0]),
         ("iopl", SYS_iopl, [3, 0, 0, 0, 0]),
         ("acct", SYS_acct, [text, 0, 0, 0, 0]),
         ("swapon", SYS_swapon, [tmp, 0, 0, 0, 0]),
         ("reboot", SYS_reboot, [0, 0, 0, 0, 0]),
-        ("set-clock", SYS_settimeofday, [room, 0, 0, 0, 0]),
+        ("set-clock", SYS_settimeofday, [zeros, 0, 0, 0, 0]),
         ("hostname", SYS_sethostname, [text, 1, 0, 0, 0]),
-        ("kernel-log", SYS_syslog, [3, room, 8, 0, 0]),
+        ("kernel-log", SYS_syslog, [3, zeros, 8, 0, 0]),
         ("no-randomisation", SYS_personality, [0x4_0000, 0, 0, 0, 0]),
         ("unshare-user", SYS_unshare, [CLONE_NEWUSER.into(), 0, 0, 0, 0]),
         ("unshare-mount", SYS_unshare, [CLONE_NEWNS.into(), 0, 0, 0, 0]),
         ("unshare-net", SYS_unshare, [CLONE_NEWNET.into(), 0, 0, 0, 0]),
         ("clone-user", SYS_clone, [c_long::from(CLONE_NEWUSER | SIGCHLD), 0, 0, 0, 0]),
-        ("clone3", SYS_clone3, [room, 88, 0, 0, 0]),
+        ("clone3", SYS_clone3, [zeros, 88, 0, 0, 0]),
         ("add-key", SYS_add_key, [user, text, text, 1, session]),
         ("request-key", SYS_request_key, [user, text, 0, 0, 0]),
-        ("read-session-keyring", SYS_keyctl, [KEYCTL_READ.into(), session, room, 256, 0]),
+        ("read-session-keyring", SYS_keyctl, [KEYCTL_READ.into(), session, zeros, 256, 0]),
         ("vsock", SYS_socket, [AF_VSOCK.into(), SOCK_STREAM.into(), 0, 0, 0]),
         ("raw-socket", SYS_socket, [AF_INET.into(), SOCK_RAW.into(), 1, 0, 0]),
         ("packet-socket", SYS_socket, [AF_PACKET.into(), SOCK_RAW.into(), 0, 0, 0]),
-        ("type-into-terminal", SYS_ioctl, [0, TIOCSTI.cast_signed(), room, 0, 0]),
+        ("type-into-terminal", SYS_ioctl, [0, TIOCSTI.cast_signed(), zeros, 0, 0]),
         ("negative-niceness", SYS_setpriority, [0, 0, -20, 0, 0]),
     ];
     let (_, number, args) = calls.iter().find(|(known, ..)| *known == name).expect("an attempt by this name");
