@@ -8,10 +8,11 @@ use crate::control::{Changes, Controller, Options, Parts, Threads};
 use crate::host::chain;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
+use crate::host::lock::exclusive;
 use crate::model::label::{HostLabels, Label};
 use crate::store::{Place, Store};
 use anyhow::{Context, anyhow, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::unistd::geteuid;
 use std::env::consts::ARCH;
 use std::fs::{self, File};
@@ -162,7 +163,7 @@ fn lock(runtime_dir: &Path) -> anyhow::Result<Flock<File>> {
     let path = runtime_dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("cannot make {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+    exclusive(file).map_err(|_| {
         anyhow!(
             "the runtime directory {} is used by another controller\n  help: stop it, or give this one another --runtime-dir",
             runtime_dir.display()

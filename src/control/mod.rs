@@ -283,6 +283,10 @@ impl Controller {
         self.state.trouble = trouble;
         let mut plan = self.state.plan(None, now);
         self.state.guarded.clone_from(&plan.guarded);
+        if !self.state.has_looked() {
+            // A moment later the folder is read, or known not to be readable: what it no longer has need not run until then.
+            plan.work.retain(|work| !matches!(work.act, Act::Start { .. }));
+        }
         let deadline = self.deadline(&plan, now);
         tracing::debug!(steps = plan.work.len(), "pass");
         // Begun before it is told, so that what is told is what is remembered by now.

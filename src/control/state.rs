@@ -147,6 +147,11 @@ impl State {
         self.diagnostics = diagnostics;
     }
 
+    /// Whether the folder has been looked at, with or without success.
+    pub fn has_looked(&self) -> bool {
+        self.scan.is_some() || self.folder_error.is_some()
+    }
+
     /// What would be desired if the folder held these files.
     pub fn imagine(&self, files: &BTreeMap<String, Arc<Parsed>>) -> (Desired, Vec<Diagnostic>) {
         gather(files, &BTreeSet::new(), &self.owners(), &self.host)

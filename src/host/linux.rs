@@ -142,6 +142,17 @@ impl Linux {
         })
     }
 
+    /// What is still not as it should be of a group that was put right: without looking, the next pass would only try the same again.
+    fn restored(&self, name: &Name) -> Result<Option<String>, HostError> {
+        let Some(group) = self.backend.read(name)? else { return Ok(Some("is gone".to_owned())) };
+        if group.frozen {
+            return Ok(Some("is frozen".to_owned()));
+        }
+        let is_setting = |file: &&String| !file.contains(".events") && *file != "memory.oom_control";
+        let mut files = self.backend.support().files.iter().filter(is_setting);
+        Ok(files.find(|file| group.settings.get(file).is_none()).map(|file| format!("has no {file}")))
+    }
+
     fn begin(&self, start: &Start<'_>, instance: &File) -> Result<(), HostError> {
         let record = start.record;
         let name = &record.spec.name;
@@ -326,11 +337,12 @@ impl Host for Linux {
         for pid in self.strays().remove(name).unwrap_or_default() {
             failed.extend(self.backend.attach(name, pid).err().map(HostError::from));
         }
+        failed.extend(self.restored(name)?.map(|what| HostError::NotRestored { path: self.cgroup_path(name), what }));
         HostError::all(failed)
     }
 
     fn strays(&self) -> BTreeMap<Name, BTreeSet<u32>> {
-        strays::find(&self.processes.inits(), |memberships| self.backend.home(memberships))
+        strays::find(&self.processes.namespaces(), |memberships| self.backend.home(memberships))
     }
 
     fn usage(&self, name: &Name) -> Usage {

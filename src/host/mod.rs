@@ -13,6 +13,7 @@ pub mod layers;
 pub mod lease;
 pub mod life;
 pub mod linux;
+pub mod lock;
 pub mod mounts;
 pub mod probe;
 pub mod processes;
@@ -163,6 +164,10 @@ pub enum HostError {
     NotHeld { file: String, wanted: String, held: String },
     #[error("cannot read {what}")]
     Facts { what: &'static str, source: io::Error },
+    #[error(
+        "the cgroup {path} {what} although it was put right\n  help: look at the groups above it: cgroup.freeze and cgroup.subtree_control"
+    )]
+    NotRestored { path: String, what: String },
     #[error("cannot open the log folder {path}")]
     Logs { path: PathBuf, source: io::Error },
     #[error("cannot make or remove {path}, where changes of a root directory are kept")]

@@ -6,11 +6,12 @@
 //! Guarantees: a process is proven by its start time before it is watched or signalled, so a pid that was used again is never hit; our own
 //! children are reaped.
 
+use super::strays;
 use super::traces::Process;
 use crate::model::name::Name;
 use crate::model::spec::Signal;
 use nix::errno::Errno;
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::collections::BTreeMap;
 use std::io;
@@ -118,11 +119,18 @@ impl Processes {
         self.shared.state().inits.contains_key(run)
     }
 
-    /// The PID 1 of everything that runs, by the host's number.
-    pub fn inits(&self) -> Vec<(Name, u32)> {
+    /// The pid namespace, by its inode, of everything that runs.
+    pub fn namespaces(&self) -> BTreeMap<u64, Name> {
         let state = self.shared.state();
-        let init = |(run, token): (&Run, &u64)| Some((run.0.clone(), state.watched.get(token)?.init?));
-        state.inits.iter().filter_map(init).collect()
+        let namespace = |(run, token): (&Run, &u64)| {
+            let Watched { fd, init, .. } = state.watched.get(token)?;
+            let namespace = strays::pid_namespace((*init)?)?;
+            // Asked after it was read: while the process has not ended, its number is nobody else's.
+            let mut ended = [PollFd::new(fd, PollFlags::IN)];
+            let alive = poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0);
+            alive.then(|| (namespace, run.0.clone()))
+        };
+        state.inits.iter().filter_map(namespace).collect()
     }
 
     pub fn reaped(&self, run: &Run) -> Option<Reaped> {

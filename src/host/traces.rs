@@ -26,6 +26,9 @@ const REPORT_ROOM: usize = 128;
 /// Bytes of `box` that are read. A record holds at most one manifest document (1 MiB) and a few lines about it.
 const BOX_BYTES_MAX: u64 = 8 << 20;
 
+/// What a workload's folder is called while it is being removed. No name begins like this.
+const REMOVED: &str = ".removed-";
+
 /// What cannot be kept or found there.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
@@ -91,7 +94,23 @@ impl Traces {
     pub fn open(runtime: &Path) -> Result<Traces, TraceError> {
         let root = runtime.join("workloads");
         make_private(&root)?;
-        Ok(Traces { root })
+        let traces = Traces { root };
+        traces.sweep()?;
+        Ok(traces)
+    }
+
+    /// Takes away what a controller that was killed in between has left half made or half removed: it speaks of no run.
+    fn sweep(&self) -> Result<(), TraceError> {
+        for entry in entries(&self.root)? {
+            let is_nothing = match entry.parse::<Name>() {
+                Ok(name) => self.root.join(&entry).is_dir() && self.newest(&name)?.is_none(),
+                Err(_) => entry.starts_with(REMOVED),
+            };
+            if is_nothing {
+                remove(&self.root.join(entry))?;
+            }
+        }
+        Ok(())
     }
 
     fn of(&self, name: &Name) -> PathBuf {
@@ -153,7 +172,14 @@ impl Traces {
 
     /// Removes every trace of a workload.
     pub fn clear(&self, name: &Name) -> Result<(), TraceError> {
-        remove(&self.of(name))
+        // Out of the way first, in one step: a folder that is half removed would be looked at for ever.
+        let (path, aside) = (self.of(name), self.root.join(format!("{REMOVED}{name}")));
+        remove(&aside)?;
+        match fs::rename(&path, &aside) {
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(TraceError::Remove { path, source }),
+            Ok(()) => remove(&aside),
+        }
     }
 }
 
@@ -316,6 +342,13 @@ mod tests {
         let newest = traces.newest(&name).unwrap().unwrap();
         assert_eq!(newest.boxed, Boxed { boot_id: "boot".to_owned(), record: None });
         assert!(newest.started.is_some());
+        // Begun and not done, removed and not done: gone with the next controller, and nothing else is.
+        fs::create_dir_all(runtime.path().join("workloads/half/3")).unwrap();
+        fs::create_dir_all(runtime.path().join("workloads/.removed-old/1")).unwrap();
+        Traces::open(runtime.path()).unwrap();
+        let mut left: Vec<_> = entries(&runtime.path().join("workloads")).unwrap();
+        left.sort();
+        assert_eq!(left, ["stray", "web"]);
         traces.keep_only(&name, 10).unwrap();
         assert_eq!(traces.newest(&name).unwrap().unwrap().number, 10);
         traces.clear(&name).unwrap();

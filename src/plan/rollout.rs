@@ -105,7 +105,8 @@ impl Group<'_> {
     fn good(&self) -> Option<(Arc<Spec>, &Record)> {
         self.members.iter().find_map(|member| {
             let record = member.record?;
-            Some((record.rollout.as_ref().map_or(&record.spec, |rollout| &rollout.previous).clone(), record))
+            let spec = record.rollout.as_ref().map_or(&record.spec, |rollout| &rollout.previous);
+            Some((Arc::clone(spec), record))
         })
     }
 
@@ -189,13 +190,12 @@ impl Turn<'_, '_> {
             .filter_map(|(member, arrived)| Some((*arrived, Reverse(member.index()), member, course(member)?)))
             .collect();
         // Those whose course is set and that are on their way count against the bound; those that are missing as they were do not.
-        let mut under_way = missing - candidates.iter().filter(|(arrived, ..)| !*arrived).count();
+        let on_their_way = missing - candidates.iter().filter(|(arrived, ..)| !*arrived).count();
         candidates.sort_by_key(|(arrived, index, ..)| (*arrived, *index));
-        for (arrived, _, member, course) in candidates {
+        for (under_way, (arrived, _, member, course)) in (on_their_way..).zip(candidates) {
             if under_way >= max || arrived && missing >= max {
                 break;
             }
-            under_way += 1;
             missing += usize::from(arrived);
             self.turns.push((member.name.clone(), course));
         }

@@ -3,9 +3,7 @@
 use super::kernel;
 use super::world::{World, eventually, signal};
 use nix::sys::signal::Signal;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::Duration;
 
 #[test]
 fn a_killed_controller_finds_the_same_processes_again() {
@@ -207,74 +205,4 @@ fn a_folder_that_vanishes_stops_nothing_and_is_read_again_when_it_returns() {
 fn scratch(world: &World) -> String {
     fs::create_dir_all(world.path("scratch")).unwrap();
     world.path("scratch").display().to_string()
-}
-
-/// Numbers that look random and are the same in every run (Marsaglia's xorshift64, "Xorshift RNGs", 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
-#[test]
-fn a_controller_killed_at_any_moment_converges_and_starts_nothing_twice() {
-    const WORKLOADS: u64 = 8;
-    const KILLS: u64 = 20;
-    let mut dice = Dice(0x2026_1124);
-    let mut world = World::running();
-    let mut wanted: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    for _ in 0..KILLS {
-        for _ in 0..4 {
-            let name = format!("w{}", dice.below(WORKLOADS));
-            if dice.below(4) == 0 {
-                if wanted.remove(&name).is_some() {
-                    world.delete(&format!("{name}.yaml"));
-                }
-            } else {
-                let (command, milli) = (dice.below(3), 100 * (1 + dice.below(5)));
-                world.put(
-                    &format!("{name}.yaml"),
-                    &format!("command: sleep 10000{command}\ncpu: {milli}m\nstop: {{grace: 1s}}"),
-                );
-                wanted.insert(name, (command, milli));
-            }
-        }
-        // From before the first event is read to well after the last step of a settled deletion.
-        let span_us = 1 << (1 + dice.below(20));
-        std::thread::sleep(Duration::from_micros(dice.below(span_us)));
-        world.kill_controller();
-        world.start(&[]);
-    }
-    let patience = format!("{}s", super::world::PATIENCE.as_secs());
-    let said = world.ctl(&["wait", "--for", "converged", "--timeout", &patience]);
-    assert_eq!(said.code, 0, "{said:?}\n{}", world.log());
-    for (name, (command, milli)) in &wanted {
-        let pid = world.wait_running(name);
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-        assert_eq!(line, format!("sleep\u{0}10000{command}\u{0}"), "{name} runs another command");
-        assert_eq!(kernel::cpu_milli(&world.group(name)), Some(*milli), "{name} has another limit");
-        let processes = kernel::processes(&world.group(name));
-        assert_eq!(processes.len(), 2, "{name}: one init and one command, found {processes:?}");
-    }
-    let expected: BTreeSet<String> = wanted.keys().cloned().collect();
-    let shown: BTreeSet<String> = world.ps().iter().map(|status| status["name"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(shown, expected);
-    for directory in kernel::directories(&world.parent) {
-        let groups = fs::read_dir(&directory).unwrap().filter_map(|entry| {
-            entry.unwrap().file_name().into_string().unwrap().strip_suffix(".workload").map(str::to_owned)
-        });
-        let groups: BTreeSet<String> = groups.collect();
-        // Joined only by those that are held to something there.
-        let joined_by_need = directory.starts_with("/sys/fs/cgroup/blkio");
-        let complete = groups == expected || (joined_by_need && groups.is_subset(&expected));
-        assert!(complete, "groups in {}: {groups:?}, expected {expected:?}", directory.display());
-    }
-    let traces = fs::read_dir(world.path("run/workloads")).unwrap();
-    let traces: BTreeSet<String> = traces.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(traces, expected);
 }

@@ -124,7 +124,8 @@ impl World {
     fn start_as(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         self.controller = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
-        let ready = || std::os::unix::net::UnixStream::connect(self.socket()).is_ok();
+        // An answer, not a connection: the socket of one that was killed may live on in a child of it for a moment.
+        let ready = || self.ctl(&["ps"]).code == 0;
         eventually_or(ready, || format!("the controller does not answer: {}", self.log()));
     }
 
@@ -217,6 +218,14 @@ impl World {
             assert!(begun.elapsed() < PATIENCE, "{name} stays {status:#}\n{}", self.log());
             sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until `ps` knows these workloads and no others.
+    pub fn wait_until_known(&self, names: &std::collections::BTreeSet<String>) {
+        let shown = || -> std::collections::BTreeSet<String> {
+            self.ps().iter().map(|status| status["name"].as_str().unwrap().to_owned()).collect()
+        };
+        eventually_or(|| shown() == *names, || format!("{:?}, expected {names:?}\n{}", shown(), self.log()));
     }
 
     pub fn wait_gone(&self, name: &str) {

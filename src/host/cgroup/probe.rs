@@ -4,11 +4,12 @@ use super::hierarchies::Hierarchies;
 use super::legacy::Legacy;
 use super::unified::{Unified, read_at, write_at};
 use super::{Backend, CgroupError, FILES};
+use crate::host::lock;
 use crate::model::cgroup::{Generation, Support};
 use crate::model::cpuset::NodeSet;
 use crate::model::name::Name;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
@@ -137,7 +138,10 @@ fn open_unified(mount: &Path, parent: &str, controllers: &[&str]) -> Result<(Uni
     let nodes =
         read_at(&directory, "cpuset.mems.effective").ok().and_then(|nodes| nodes.parse().ok()).unwrap_or_default();
     let shown = format!("/{parent}");
-    let open = |directory: OwnedFd, support| Unified::new(directory, path.clone(), shown.clone(), support);
+    let open = |directory: OwnedFd, support| {
+        let controllers = controllers.iter().map(|controller| (*controller).to_owned()).collect();
+        Unified::new(directory, path.clone(), shown.clone(), support).passing_on(controllers)
+    };
     let probe_fd = directory.try_clone().map_err(|source| CgroupError::Open { path: path.clone(), source })?;
     let bare = open(probe_fd, support(Generation::Unified, BTreeSet::new(), NodeSet::new()));
     let files = probe(&bare, |name| vec![path.join(super::directory_name(name))])?;
@@ -148,16 +152,16 @@ fn support(generation: Generation, files: BTreeSet<String>, nodes: NodeSet) -> S
     Support { generation, files, nodes }
 }
 
-/// Passes controllers on to the groups below. One the kernel has not, or will not give, is left out: what it would have done is then
+/// Passes controllers on to the groups below, those that are not yet. One the kernel has not, or will not give, is left out: what it would have done is then
 /// missing among the probed files, and reported with the workloads that ask for it.
-fn enable(group: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
+pub(super) fn enable<C: AsRef<str>>(group: &Path, controllers: &[C]) -> Result<(), CgroupError> {
     let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     let enabled = fs::read_to_string(group.join("cgroup.subtree_control")).unwrap_or_default();
     let has = |text: &str, controller: &str| text.split_whitespace().any(|found| found == controller);
-    for controller in controllers.iter().filter(|controller| has(&available, controller) && !has(&enabled, controller))
-    {
+    let controllers = controllers.iter().map(AsRef::as_ref);
+    for controller in controllers.filter(|controller| has(&available, controller) && !has(&enabled, controller)) {
         match write(group, "cgroup.subtree_control", &format!("+{controller}")) {
-            Err(error) if NEEDED.contains(controller) => return Err(error),
+            Err(error) if NEEDED.contains(&controller) => return Err(error),
             _ => {}
         }
     }
@@ -181,7 +185,7 @@ fn make(path: &Path) -> Result<(), CgroupError> {
 /// The kernel's lock on the parent's directory: it goes with the process that holds it, so a crash leaves nothing to clean.
 fn lock(path: &Path) -> Result<Flock<File>, CgroupError> {
     let directory = File::open(path).map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
-    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+    lock::exclusive(directory).map_err(|errno| match errno {
         Errno::EWOULDBLOCK => CgroupError::Locked { path: path.to_owned() },
         errno => CgroupError::Open { path: path.to_owned(), source: errno.into() },
     })

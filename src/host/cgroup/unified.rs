@@ -3,6 +3,7 @@
 //! The same code keeps the v2 tree beside v1 controllers (hybrid hosts), where it has no controllers but `cgroup.kill`, `cgroup.events`
 //! and a place to clone into.
 
+use super::probe::enable;
 use super::{
     Backend, CgroupError, PROBE_GROUPS, counter, cpus_of_this_process, directory_name, list_directories, parse_pids,
     stalled_us, workload_at,
@@ -27,12 +28,19 @@ pub struct Unified {
     /// The parent as people know it, below the mount point.
     shown: String,
     support: Support,
+    /// Those that the parent passes on to the groups below.
+    controllers: Vec<String>,
 }
 
 impl Unified {
     /// Takes over an existing parent group.
     pub fn new(parent: OwnedFd, parent_path: PathBuf, shown: String, support: Support) -> Unified {
-        Unified { parent, parent_path, shown, support }
+        Unified { parent, parent_path, shown, support, controllers: Vec::new() }
+    }
+
+    /// The same, whose parent passes these controllers on to the groups below.
+    pub fn passing_on(self, controllers: Vec<String>) -> Unified {
+        Unified { controllers, ..self }
     }
 
     fn path_of(&self, name: &Name, file: &str) -> PathBuf {
@@ -119,7 +127,12 @@ impl Backend for Unified {
         let Some(group) = self.open_group(name)? else { return Ok(None) };
         let mut settings = Settings::default();
         for file in self.support.files.iter().filter(|file| !file.contains(".events")) {
-            settings.set(file, self.read_in(&group, name, file)?);
+            match read_at(&group, file) {
+                Ok(text) => settings.set(file, text),
+                // Somebody has taken the controller away from the parent: the planner sees the file as not held.
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(CgroupError::Read { path: self.path_of(name, file), source }),
+            }
         }
         let events = self.read_in(&group, name, "cgroup.events")?;
         let populated = counter(&events, "populated") != Some(0);
@@ -155,13 +168,16 @@ impl Backend for Unified {
     }
 
     fn restore(&self, name: &Name) -> Result<(), CgroupError> {
+        enable(&self.parent_path, &self.controllers)?;
         match self.create(name) {
             Err(CgroupError::Create { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
             made => made?,
         }
+        // The parent too: what is frozen there stays frozen below, whatever the group itself says (cgroup-v2.rst, cgroup.freeze).
         let (file, value) = ("cgroup.freeze", "0");
-        let failed = |source| CgroupError::Write { path: self.path_of(name, file), value: value.to_owned(), source };
-        write_at(self.group(name)?, file, value).map_err(failed)
+        let failed = |path, source| CgroupError::Write { path, value: value.to_owned(), source };
+        write_at(&self.parent, file, value).map_err(|source| failed(self.parent_path.join(file), source))?;
+        write_at(self.group(name)?, file, value).map_err(|source| failed(self.path_of(name, file), source))
     }
 
     fn attach(&self, name: &Name, pid: u32) -> Result<(), CgroupError> {

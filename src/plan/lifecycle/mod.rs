@@ -254,7 +254,10 @@ impl Case<'_, '_> {
         }
         self.record.stopping = None;
         match self.target {
-            Target::Gone => self.act(Phase::Stopping, Act::Forget, "its manifest was deleted and nothing of it runs"),
+            Target::Gone => {
+                let reason = format!("{} and nothing of it runs", self.gone());
+                self.act(Phase::Stopping, Act::Forget, reason)
+            }
             Target::Suspended => {
                 self.release();
                 self.find(ConditionKind::Ready, false, "Suspended", "its manifest says suspend");

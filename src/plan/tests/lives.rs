@@ -105,7 +105,7 @@ fn whoever_ignores_the_signal_is_killed_after_the_grace() {
       web Stopping Accepted=false Deleted: web.yaml is gone; Ready=false Killed: web.yaml was deleted; still there after the grace period
     web: clear (killed by SIGKILL)
       web Pending Accepted=false Deleted: web.yaml is gone; Ready=false Ended: killed by SIGKILL
-    web: forget (its manifest was deleted and nothing of it runs)
+    web: forget (web.yaml was deleted and nothing of it runs)
       web Stopping Accepted=false Deleted: web.yaml is gone
     ");
     assert_eq!((world.records.len(), world.observed.len()), (0, 0));

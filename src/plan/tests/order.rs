@@ -166,7 +166,7 @@ fn those_that_come_after_are_stopped_first() {
       api Stopping Accepted=false Deleted: api.yaml is gone; Ready=false Stopping: api.yaml was deleted
       db Stopping Accepted=false Deleted: db.yaml is gone; Ready=false Stopping: db.yaml was deleted; waits for api, which comes after it, to end
       web Pending Accepted=false Deleted: web.yaml is gone; Ready=false Ended: exited with code 0
-    web: forget (its manifest was deleted and nothing of it runs)
+    web: forget (web.yaml was deleted and nothing of it runs)
       api Stopping Accepted=false Deleted: api.yaml is gone; Ready=false Stopping: api.yaml was deleted
       db Stopping Accepted=false Deleted: db.yaml is gone; Ready=false Stopping: db.yaml was deleted; waits for api, which comes after it, to end
       web Stopping Accepted=false Deleted: web.yaml is gone
@@ -182,7 +182,7 @@ fn those_that_come_after_are_stopped_first() {
     api: clear (killed by SIGKILL)
       api Pending Accepted=false Deleted: api.yaml is gone; Ready=false Ended: killed by SIGKILL
       db Stopping Accepted=false Deleted: db.yaml is gone; Ready=false Stopping: db.yaml was deleted
-    api: forget (its manifest was deleted and nothing of it runs)
+    api: forget (api.yaml was deleted and nothing of it runs)
       api Stopping Accepted=false Deleted: api.yaml is gone
       db Stopping Accepted=false Deleted: db.yaml is gone; Ready=false Stopping: db.yaml was deleted
     ");

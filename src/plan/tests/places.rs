@@ -29,7 +29,7 @@ fn an_exclusive_newcomer_starts_after_its_neighbours_have_left_its_cpus() {
       a Running Ready=true Running: pid 100
       b Running Ready=true Running: pid 100
       x Pending Accepted=false Deleted: x.yaml is gone; Ready=false Ended: exited with code 0
-    x: forget (its manifest was deleted and nothing of it runs)
+    x: forget (x.yaml was deleted and nothing of it runs)
       a Running Ready=true Running: pid 100
       b Running Ready=true Running: pid 100
       x Stopping Accepted=false Deleted: x.yaml is gone
@@ -59,7 +59,7 @@ fn what_has_no_room_waits_and_starts_when_there_is() {
       a Pending Accepted=false Deleted: a.yaml is gone; Ready=false Ended: exited with code 0
       b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
       c Pending Placed=false GpuBusy: 2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
-    a: forget (its manifest was deleted and nothing of it runs)
+    a: forget (a.yaml was deleted and nothing of it runs)
       a Stopping Accepted=false Deleted: a.yaml is gone
       b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
       c Pending Placed=false GpuBusy: 2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
