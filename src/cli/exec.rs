@@ -12,6 +12,7 @@ use crate::model::spec::Signal;
 use crate::plan;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::geteuid;
+use rustix::fs::{FileType, fstat};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, IsTerminal};
@@ -125,7 +126,18 @@ fn plain_streams(relay: &mut Relay) -> anyhow::Result<[OwnedFd; 3]> {
     };
     let out = output(io::stdout().is_terminal(), io::stdout().as_fd())?;
     let error = output(io::stderr().is_terminal(), io::stderr().as_fd())?;
-    Ok([input, out, error])
+    let streams = [input, out, error];
+    streams.iter().try_for_each(refuse_folder)?;
+    Ok(streams)
+}
+
+/// From a folder's descriptor everything below and above it on the host can be opened, whatever the box shows.
+fn refuse_folder(stream: &OwnedFd) -> anyhow::Result<()> {
+    let kind = FileType::from_raw_mode(fstat(stream).context("cannot look at a standard stream")?.st_mode);
+    if kind == FileType::Directory {
+        bail!("a standard stream is a folder, and would let the command out of its box\n  help: write `</dev/null`");
+    }
+    Ok(())
 }
 
 /// Why a session is over.

@@ -5,6 +5,9 @@ use crate::model::name::Name;
 use crate::model::observed::Observed;
 use std::collections::BTreeSet;
 
+/// Pids that are named, smallest first: enough to see whom it hit, and one line of a terminal.
+const PIDS_MAX: usize = 8;
+
 /// In sentences. What is done about it is the planner's business, and told with its step.
 pub fn news(name: &Name, before: &Observed, seen: &Observed, strays: &BTreeSet<u32>) -> Vec<News> {
     let mut found = Vec::new();
@@ -25,8 +28,12 @@ pub fn news(name: &Name, before: &Observed, seen: &Observed, strays: &BTreeSet<u
         (None, _) => {}
     }
     if !strays.is_empty() {
-        let pids: Vec<String> = strays.iter().map(ToString::to_string).collect();
-        found.push(format!("somebody has moved pid {} out of its cgroup", pids.join(", ")));
+        let pids: Vec<String> = strays.iter().take(PIDS_MAX).map(ToString::to_string).collect();
+        let more = match strays.len().saturating_sub(PIDS_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        found.push(format!("somebody has moved pid {}{more} out of its cgroup", pids.join(", ")));
     }
     found.into_iter().map(|text| News::warning(name, "Drift", text)).collect()
 }
@@ -59,6 +66,11 @@ mod tests {
                 "somebody has removed the cgroup that has its pids.max",
                 "somebody has moved pid 7, 9 out of its cgroup",
             ]
+        );
+        let many: Vec<u32> = (1..=512).collect();
+        assert_eq!(
+            check(&before, &many),
+            ["somebody has moved pid 1, 2, 3, 4, 5, 6, 7, 8 and 504 more out of its cgroup"]
         );
         assert_eq!(check(&Observed::default(), &[]), ["somebody has removed its cgroup"]);
     }

@@ -32,6 +32,7 @@ use crate::model::label::HostLabels;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
 use crate::model::time::Timestamp;
+use crate::plan::strain::Strains;
 use crate::plan::{Act, Plan, Work};
 use crate::store::{Found, Store};
 use act::{ActError, Known, act};
@@ -43,7 +44,7 @@ use state::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use sweep::Swept;
+use sweep::{Look, Swept};
 use tokio::sync::{Notify, oneshot, watch as cell};
 
 pub use changes::Changes;
@@ -118,11 +119,11 @@ pub enum Done {
     Acted {
         work: Box<Work>,
         result: Result<(), ActError>,
-        seen: Result<Observed, HostError>,
+        look: Look,
     },
     Seen {
         name: Name,
-        seen: Result<Observed, HostError>,
+        look: Look,
     },
     Scanned {
         folder: Box<dyn Source>,
@@ -192,6 +193,7 @@ impl Controller {
         let Parts { host, store, source, changes, spawn } = parts;
         let machine = host.survey()?;
         let mut state = State::new(machine, found.records, &options);
+        state.strains = Strains::since(host.now());
         for name in host.names()? {
             match host.observe(&name) {
                 Ok(seen) => state.see_swept(&name, seen, BTreeSet::new()),
@@ -345,7 +347,7 @@ impl Controller {
         let (host, store) = (Arc::clone(&self.host), Arc::clone(&self.store));
         self.on_thread(Job::Workload(name), move || {
             let result = act(host.as_ref(), &store, &work, &known);
-            Done::Acted { seen: host.observe(&work.name), work, result }
+            Done::Acted { look: Look::at(host.as_ref(), &work.name), work, result }
         });
     }
 
@@ -357,7 +359,7 @@ impl Controller {
         }
         self.state.begin(name);
         let (host, name) = (Arc::clone(&self.host), name.clone());
-        self.on_thread(Job::Workload(name.clone()), move || Done::Seen { seen: host.observe(&name), name });
+        self.on_thread(Job::Workload(name.clone()), move || Done::Seen { look: Look::at(host.as_ref(), &name), name });
     }
 
     fn look_at_starting(&mut self) {

@@ -1,6 +1,7 @@
 //! What becomes of the loop's inputs: results of steps, looks and scans, and commands.
 
 use super::act::ActError;
+use super::sweep::Look;
 use super::{Command, Controller, Done, Job, report, step_name};
 use crate::host::{HostError, chain};
 use crate::model::event::News;
@@ -15,11 +16,13 @@ const MOMENTS_MAX: u32 = 6;
 impl Controller {
     pub(super) fn finish(&mut self, done: Done) {
         match done {
-            Done::Acted { work, result, seen } => {
+            Done::Acted { work, result, look: Look { seen, last } } => {
                 self.conclude(&work, result);
+                self.measure_last(&work.name, &seen, last);
                 self.see(&work.name, seen);
             }
-            Done::Seen { name, seen } => {
+            Done::Seen { name, look: Look { seen, last } } => {
+                self.measure_last(&name, &seen, last);
                 let drift = seen.as_ref().map(|seen| self.state.drift(&name, seen, &BTreeSet::new()));
                 self.tell(drift.unwrap_or_default());
                 self.see(&name, seen);

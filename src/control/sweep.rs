@@ -1,10 +1,11 @@
 //! The resync: a look at everything there is, whatever the events said, and what has come of it.
 //!
 //! What an event never tells shows here: control files, frozen groups and moved processes that somebody has changed behind our back, and
-//! the counters that say who runs into a limit.
+//! the counters that say who runs into a limit. Those of a run that has ended go with its cgroup, which is cleared away before the next
+//! sweep: the look that sees the end brings them along.
 
 use super::{Controller, Done, Job};
-use crate::host::{CpuTimes, HostError, chain};
+use crate::host::{CpuTimes, Host, HostError, chain};
 use crate::model::event::News;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
@@ -23,6 +24,25 @@ pub struct Sighting {
     usage: Usage,
     /// Its processes that are outside its cgroup.
     strays: BTreeSet<u32>,
+}
+
+/// What was seen of one workload by looking at it alone.
+pub struct Look {
+    pub(super) seen: Result<Observed, HostError>,
+    /// What it has used in the end, read while its cgroup is there. Not of one that runs: looking at those is to cost little.
+    pub(super) last: Option<Usage>,
+}
+
+impl Look {
+    pub(super) fn at(host: &dyn Host, name: &Name) -> Look {
+        let seen = host.observe(name);
+        let last = seen.as_ref().is_ok_and(has_ended).then(|| host.usage(name));
+        Look { seen, last }
+    }
+}
+
+fn has_ended(seen: &Observed) -> bool {
+    seen.group.is_some() && seen.instance.as_ref().is_some_and(|instance| matches!(instance.life, Life::Ended(_)))
 }
 
 /// What a sweep saw.
@@ -86,18 +106,37 @@ impl Controller {
         self.state.gather();
     }
 
+    /// Takes the last reading of a run that was seen to have ended.
+    pub(super) fn measure_last(&mut self, name: &Name, seen: &Result<Observed, HostError>, last: Option<Usage>) {
+        if let (Ok(seen), Some(usage)) = (seen, last) {
+            let news = self.measure(name, seen, usage);
+            self.tell(news);
+        }
+    }
+
     /// Keeps a reading of what a workload has used; answers what there is to tell about it.
     fn measure(&mut self, name: &Name, seen: &Observed, usage: Usage) -> Vec<News> {
-        let running = seen.instance.as_ref().filter(|instance| matches!(instance.life, Life::Running { .. }));
-        let (Some(instance), Some(record)) = (running, self.state.records.get(name)) else {
+        let now = self.host.now();
+        let (Some(instance), Some(record)) = (&seen.instance, self.state.records.get(name)) else {
             self.state.usage.remove(name);
             return Vec::new();
         };
-        let at = self.host.now();
-        let (run, began) = (instance.number, instance.started.unwrap_or(at));
+        let at = match &instance.life {
+            Life::Running { .. } => now,
+            Life::Ended(exit) if has_ended(seen) => exit.at.min(now),
+            Life::Starting | Life::Ended(_) => {
+                self.state.usage.remove(name);
+                return Vec::new();
+            }
+        };
+        let (run, began) = (instance.number, instance.started.unwrap_or_default());
         let reading = Reading { run, began, at, usage, resources: &record.spec.resources };
         let news = self.state.strains.take(name, &reading);
-        self.state.usage.insert(name.clone(), usage);
+        if has_ended(seen) {
+            self.state.usage.remove(name);
+        } else {
+            self.state.usage.insert(name.clone(), usage);
+        }
         news
     }
 }

@@ -132,6 +132,10 @@ pub(super) fn joining(
     let mut process = spec.process.clone();
     command.clone_into(&mut process.command);
     let groups = membership(target.process.pid, &spec.name);
+    // Started in our own group instead it would be held to nothing.
+    if !groups.lacking.is_empty() {
+        return Err(HostError::OutOfGroup { name: spec.name.clone(), hierarchies: groups.lacking.join(" and ") });
+    }
     let ceilings = ceilings()?;
     let (nowhere, dev) = (PathBuf::new(), dev::path(runtime));
     let plan = Plan {
@@ -213,16 +217,39 @@ impl Session {
 
     /// How it ended, once it has; cleans up behind it.
     pub fn finish(self) -> Exit {
-        let _ = waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
+        let waited = waitid(WaitId::PidFd(self.spawned.pidfd.as_fd()), WaitIdOptions::EXITED);
         let exit = report_in(&self.folder, &self.steps, &self.command, &self.workdir);
         // What cannot be removed now is removed by the next run or exec.
         let _ = fs::remove_dir_all(&self.folder);
-        // Its init was killed with the workload before it could say anything.
-        exit.unwrap_or(Exit {
-            instance: 0,
-            outcome: Outcome::Killed { signal: Signal::KILL },
-            started: None,
-            at: Timestamp::default(),
-        })
+        // Its init had no room to write what it has to say, and ended with the command's code; or it was killed with the workload.
+        let code = waited.ok().flatten().and_then(|status| status.exit_status());
+        let outcome = code.map_or(Outcome::Killed { signal: Signal::KILL }, |code| Outcome::Exited { code });
+        exit.unwrap_or(Exit { instance: 0, outcome, started: None, at: Timestamp::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    use std::process::{Command, Stdio};
+
+    /// How a session ends whose init does this and writes no report.
+    fn finish(script: &str) -> Outcome {
+        #[allow(clippy::zombie_processes, reason = "finish() waits for it by its descriptor")]
+        let child = Command::new("sh").args(["-c", script]).stderr(Stdio::null()).spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let report = File::open("/dev/null").unwrap().into();
+        let folder = tempfile::tempdir().unwrap().keep();
+        let spawned = Spawned { pid: child.id(), pidfd, report };
+        let session = Session { spawned, folder, command: String::new(), workdir: String::new(), steps: Vec::new() };
+        session.finish().outcome
+    }
+
+    #[test]
+    fn a_code_counts_without_a_report_too() {
+        assert_eq!(finish("exit 7"), Outcome::Exited { code: 7 });
+        assert_eq!(finish("exit 0"), Outcome::Exited { code: 0 });
+        assert_eq!(finish("kill -KILL $$"), Outcome::Killed { signal: Signal::KILL });
     }
 }

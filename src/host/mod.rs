@@ -174,6 +174,10 @@ pub enum HostError {
     Layer { path: PathBuf, source: io::Error },
     #[error("rootfs {path} is in {own}, a folder of the controller\n  help: choose a directory elsewhere")]
     OwnFolder { path: PathBuf, own: PathBuf },
+    #[error(
+        "somebody has moved {name} out of its cgroup ({hierarchies}), where its limits are\n  help: the controller moves it back with its next resync; try again then"
+    )]
+    OutOfGroup { name: Name, hierarchies: String },
     #[error("cannot remove the log folder {path}")]
     RemoveLogs { path: PathBuf, source: io::Error },
 }

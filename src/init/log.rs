@@ -48,6 +48,10 @@ impl Log {
             dropped: 0,
             torn: false,
         };
+        // What earlier runs kept within a larger bound would never be turned over again, nor counted against this one.
+        for older in log.files_max..=FILES_MAX {
+            let _ = sys::unlink(folder, name(&older_name(older)));
+        }
         log.reopen();
         log
     }
@@ -260,6 +264,25 @@ mod tests {
         }
         assert_eq!(folder.lines("log"), ["stdout F line 4"]);
         assert_eq!(fs::read_dir(folder.0.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn files_beyond_a_bound_that_was_lowered_go() {
+        let folder = folder();
+        let mut log = folder.log(60, 4);
+        for n in 0..12 {
+            log.append(Stream::Stdout, format!("line {n}\n").as_bytes());
+        }
+        let names = || {
+            let entries = fs::read_dir(folder.0.path()).unwrap();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(), ["log", "log.1", "log.2", "log.3"]);
+        folder.log(60, 2);
+        assert_eq!(names(), ["log", "log.1"]);
     }
 
     #[test]

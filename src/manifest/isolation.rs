@@ -186,13 +186,39 @@ fn volume_source(field: &Field<'_>, map: &Map<'_>, problems: &mut Problems) -> O
 
 fn volume_target(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
     let target = absolute(field, problems)?;
-    let trimmed = target.trim_end_matches('/');
     // What the box itself puts there would be covered, and with it what confines the workload.
-    let below = |top: &str| trimmed.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    if trimmed.is_empty() || ["/proc", "/sys", "/dev"].into_iter().any(below) {
+    let below = |top: &str| target.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if target == "/" || ["/proc", "/sys", "/dev"].into_iter().any(below) {
         let help = "mount it elsewhere, for example below /srv or /mnt";
         field.wrong("a path outside /, /proc, /sys and /dev", help, problems);
         return None;
     }
-    Some(trimmed.to_owned())
+    Some(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::manifest::parse;
+
+    fn check(fields: &str) -> String {
+        let parsed = parse("web.yaml", format!("command: x\n{fields}").as_bytes());
+        parsed.diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect()
+    }
+
+    #[test]
+    fn a_bridge_is_refused_by_name() {
+        insta::assert_snapshot!(check("network: bridge"), @"
+        web.yaml:2:10: network bridge is not supported by this version
+          help: write `network: host` or `network: none`; the README lists under `Not there yet` what is missing
+        ");
+    }
+
+    #[test]
+    fn no_spelling_of_a_target_leads_where_the_box_puts_its_own() {
+        for spelling in ["//proc", "/./sys", "//dev", "/.", "/", "/dev//./shm/"] {
+            let told = check(&format!("volumes: [{{source: /a, target: {spelling}}}]"));
+            assert!(told.contains("expected a path outside /, /proc, /sys and /dev"), "{spelling}: {told}");
+        }
+        assert_eq!(check("volumes: [{source: //a/, target: /./process/}]"), "");
+    }
 }

@@ -250,11 +250,13 @@ fn granted_variables(map: &Map<'_>, process: &Process, problems: &mut Problems) 
     }
 }
 
-/// An absolute path without `..`, which could lead out of where it was checked.
+/// An absolute path without `..`, which could lead out of where it was checked; in its shortest spelling, so that `//proc` and `/./proc` are
+/// checked as what they are.
 pub(super) fn absolute(field: &Field<'_>, problems: &mut Problems) -> Option<String> {
     let text = field.text(problems)?;
     if text.starts_with('/') && !text.split('/').any(|part| part == "..") {
-        return Some(text.to_owned());
+        let parts: Vec<&str> = text.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        return Some(format!("/{}", parts.join("/")));
     }
     field.wrong("an absolute path without `..`", "write the whole path, beginning with `/`", problems);
     None

@@ -57,7 +57,7 @@ pub fn wanted(resources: &Resources, cpus: &CpuSet, machine: &Machine) -> Wanted
 
 /// What v1 has no words for.
 fn beyond_legacy(memory: &Memory) -> Vec<String> {
-    let Memory { request, min, high: _, limit, swap, oom_group, force: _ } = memory;
+    let Memory { request, min, high: _, limit, swap, oom_group, force } = memory;
     let mut missing = Vec::new();
     if *request > Bytes(0) {
         missing
@@ -68,6 +68,9 @@ fn beyond_legacy(memory: &Memory) -> Vec<String> {
     }
     if *oom_group {
         missing.push("memory.oomGroup: legacy cgroups end only the process that the kernel picks".to_owned());
+    }
+    if *force {
+        missing.push("memory.force: legacy cgroups refuse a limit below what is in use, whatever is to end".to_owned());
     }
     if let (Limit::Max, Limit::At(swap)) = (limit, swap) {
         missing.push(format!("memory.swap {swap} needs a memory.limit on legacy cgroups, which bound both together"));

@@ -4,7 +4,8 @@
 //! are told when they begin and when they are over, with a lower bound for the end so that a workload at the edge is not told twice a
 //! minute; what happens at once (a process killed, a fork refused) is told with each reading that shows more of it.
 //!
-//! Guarantees: pure; a new run begins with a clean slate; nothing is told of a workload that has what it needs.
+//! Guarantees: pure; a new run begins with a clean slate; nothing is told of a workload that has what it needs, nor told again because the
+//! controller was restarted: of a run older than the controller the first reading is only where counting begins.
 
 use crate::model::event::News;
 use crate::model::name::Name;
@@ -45,26 +46,39 @@ struct Known {
 /// The readings of all workloads.
 #[derive(Clone, Debug, Default)]
 pub struct Strains {
+    /// When the controller started: what a run older than that went through has been told by another one.
+    since: Timestamp,
     known: BTreeMap<Name, Known>,
 }
 
 /// A reading of one workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading<'a> {
-    /// The number of the run, and when it began: its counters were zero then.
+    /// The number of the run, and when it began: its counters were zero then. One whose beginning nobody knows is old.
     pub run: u64,
     pub began: Timestamp,
+    /// When it was taken, or when the run ended: no counter grows after that.
     pub at: Timestamp,
     pub usage: Usage,
     pub resources: &'a Resources,
 }
 
 impl Strains {
+    /// None yet, of a controller that started then.
+    pub fn since(since: Timestamp) -> Strains {
+        Strains { since, known: BTreeMap::new() }
+    }
+
     /// Takes a reading, and answers what there is to tell.
     pub fn take(&mut self, name: &Name, reading: &Reading<'_>) -> Vec<News> {
         let Reading { run, began, at, usage, .. } = *reading;
-        let fresh = Known { run, at: began, ..Known::default() };
-        let before = self.known.remove(name).filter(|known| known.run == run).unwrap_or(fresh);
+        let Some(before) = self.known.remove(name).filter(|known| known.run == run).or_else(|| {
+            let fresh = Known { run, at: began, ..Known::default() };
+            (began >= self.since).then_some(fresh)
+        }) else {
+            self.known.insert(name.clone(), Known { run, at, usage, strained: BTreeSet::new() });
+            return Vec::new();
+        };
         let mut news = at_once(name, &before.usage, reading);
         let elapsed = at.since(before.at);
         let mut strained = before.strained;
@@ -262,5 +276,19 @@ mod tests {
             strains.take(&spec.name, &reading).len()
         };
         assert_eq!([take(1, 1000, 5), take(2, 2000, 1), take(2, 3000, 1)], [1, 1, 0]);
+    }
+
+    #[test]
+    fn what_an_older_run_went_through_is_not_told_again_by_a_new_controller() {
+        let (spec, _) = parse("web.yaml", b"command: x").workloads.into_iter().next().unwrap();
+        let mut strains = Strains::since(Timestamp(5000));
+        let mut take = |run, began, at, oom_kills| {
+            let usage = Usage { oom_kills, ..Usage::default() };
+            let reading =
+                Reading { run, began: Timestamp(began), at: Timestamp(at), usage, resources: &spec.resources };
+            strains.take(&spec.name, &reading).len()
+        };
+        // Five before the restart, one more after it; the next run is ours from its first moment.
+        assert_eq!([take(1, 1000, 6000, 5), take(1, 1000, 9000, 6), take(2, 9500, 9900, 1)], [0, 1, 1]);
     }
 }

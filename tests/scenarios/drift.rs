@@ -170,6 +170,39 @@ fn running_into_limits_is_told_with_numbers() {
 }
 
 #[test]
+fn a_run_that_ends_at_a_limit_is_told_with_its_numbers_long_before_the_next_resync() {
+    let mut world = World::new();
+    world.start(&["--resync", "1h"]);
+    world.put("hog.yaml", "memory: 32Mi\nrestart: never\ncommand: [sh, -c, 'x=x; while :; do x=$x$x; done']");
+    let script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done 2>/dev/null; exit 3";
+    world.put("many.yaml", &format!("pids: 6\nrestart: never\ncommand: [bash, -c, '{script}']"));
+    let script = "end=$((SECONDS + 3)); while [ $SECONDS -lt $end ]; do :; done";
+    world.put("slow.yaml", &format!("cpu: 100m\nrestart: never\ncommand: [bash, -c, '{script}']"));
+    told_of(&world, "hog", "OomKilled", "memory.limit is 32Mi");
+    told_of(&world, "many", "PidsExhausted", "forks were refused; pids is 6");
+    told_of(&world, "slow", "Throttled", "cpu.limit is 100m");
+}
+
+#[test]
+fn what_was_told_is_not_told_again_after_a_restart_of_the_controller() {
+    let mut world = World::new();
+    world.start(&OFTEN);
+    let script = "head -c 200000000 /dev/zero | tail >/dev/null; sleep 1000";
+    world.put("web.yaml", &format!("command: [bash, -c, '{script}']\nmemory: 24Mi"));
+    told(&world, "OomKilled", "memory.limit is 24Mi");
+    let count = |world: &World| events(world, "web").iter().filter(|event| event["reason"] == "OomKilled").count();
+    let before = count(&world);
+    let pid = world.wait_running("web");
+    assert_eq!(world.stop_controller(), 0);
+    world.start(&OFTEN);
+    // A sweep has passed once there are figures, and two once they have grown older by what is told of a meddling hand.
+    world.wait_status("web", |status| status["usage"]["oomKills"].as_u64().is_some_and(|kills| kills > 0));
+    fs::write(path(&world, "cgroup.freeze"), "1").unwrap();
+    told(&world, "Drift", "somebody has frozen it");
+    assert_eq!((count(&world), world.wait_running("web")), (before, pid));
+}
+
+#[test]
 fn waiting_for_memory_is_told_where_the_kernel_measures_it() {
     let mut world = World::new();
     world.start(&["--resync", "2s"]);

@@ -76,6 +76,33 @@ fn its_code_is_the_commands_and_what_is_wrong_is_said() {
 }
 
 #[test]
+fn it_is_refused_where_it_would_be_held_to_nothing() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep 1000");
+    let pid = world.wait_running("web");
+    for directory in kernel::directories(&world.group("web")) {
+        let outside = directory.parent().unwrap().parent().unwrap().join("cgroup.procs");
+        std::fs::write(&outside, pid.to_string()).unwrap();
+        let refused = exec(&world, "web", &["true"]);
+        let told = refused.err.contains("out of its cgroup (") && refused.err.contains("help:");
+        assert_eq!((refused.code, told), (125, true), "{}: {}", directory.display(), refused.err);
+        std::fs::write(directory.join("cgroup.procs"), pid.to_string()).unwrap();
+        assert_eq!(exec(&world, "web", &["true"]).code, 0);
+    }
+}
+
+#[test]
+fn no_folder_of_the_host_gets_in_as_a_stream() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep 1000");
+    world.wait_running("web");
+    let folder = || std::fs::File::open("/etc").unwrap();
+    let given = command(&world, "web", &["ls", "/proc/self/fd/0/"]).stdin(folder()).output().unwrap();
+    let said: Said = given.into();
+    assert_eq!((said.code, said.out.as_str(), said.err.contains("is a folder")), (125, "", true), "{}", said.err);
+}
+
+#[test]
 fn it_ends_with_the_workload() {
     let world = World::running();
     world.put("web.yaml", "command: sleep 1000\nstop: {grace: 1s}");

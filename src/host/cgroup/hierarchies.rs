@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The controllers whose hierarchies a workload joins: those it is held to. Each costs a directory and, at a start, 20 us.
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "hugetlb"];
+pub const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "hugetlb"];
 /// Those it joins only once it is held to something there: few are, and a directory that is made and removed in each hierarchy shows in
 /// the time of every start.
 const OPTIONAL: [&str; 1] = ["blkio"];

@@ -145,7 +145,12 @@ fn set(group: &Cgroup, path: &Path, write: &Write) -> Result<(), CgroupError> {
         }
         _ => return fs::write(path, value).map_err(failed),
     };
-    result.map_err(|error| failed(cause(&error)))
+    result.map_err(|error| match cause(&error) {
+        busy if busy.raw_os_error() == Some(libc::EBUSY) && file.starts_with("memory.") => {
+            CgroupError::InUseLegacy { path: path.to_owned(), wanted: value.clone() }
+        }
+        source => failed(source),
+    })
 }
 
 /// The kernel's answer inside an error of the crate.

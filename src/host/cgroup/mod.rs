@@ -141,6 +141,10 @@ pub enum CgroupError {
         "{path} cannot become {wanted}: {used} bytes are in use and no more can be reclaimed\n  help: free memory in it, raise the limit, or write `force: true` under `memory` to have it ended if need be"
     )]
     InUse { path: PathBuf, wanted: u64, used: u64 },
+    #[error(
+        "{path} cannot become {wanted}: more is in use and no more can be reclaimed\n  help: free memory in it, raise the limit, or restart it: legacy cgroups force no limit"
+    )]
+    InUseLegacy { path: PathBuf, wanted: String },
     #[error("{file} is not among this host's control files")]
     NoSuchFile { file: String },
     #[error(

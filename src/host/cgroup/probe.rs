@@ -1,6 +1,6 @@
 //! Which cgroups a host has, and making the parent group ready.
 
-use super::hierarchies::Hierarchies;
+use super::hierarchies::{CONTROLLERS as JOINED, Hierarchies};
 use super::legacy::Legacy;
 use super::unified::{Unified, read_at, write_at};
 use super::{Backend, CgroupError, FILES};
@@ -80,6 +80,8 @@ pub struct Membership {
     pub unified: Option<PathBuf>,
     /// `tasks` of each v1 group.
     pub tasks: Vec<PathBuf>,
+    /// Hierarchies that count in which it is elsewhere: a v1 hierarchy by its controllers, the v2 tree as `unified`.
+    pub lacking: Vec<String>,
 }
 
 /// Where the process `pid` is, as far as that is the workload's own: groups of another name are the host's.
@@ -91,7 +93,11 @@ pub fn membership(pid: u32, name: &Name) -> Membership {
     let groups = process.cgroups().map(|groups| groups.0).unwrap_or_default();
     let mounts = procfs::process::Process::myself().and_then(|own| own.mountinfo()).map(|mounts| mounts.0);
     let mounts = mounts.unwrap_or_default();
-    for group in groups.iter().filter(|group| group.pathname.ends_with(&format!("/{}", super::directory_name(name)))) {
+    for group in &groups {
+        if !group.pathname.ends_with(&format!("/{}", super::directory_name(name))) {
+            found.lacking.extend(counts(&group.controllers, &mounts));
+            continue;
+        }
         let below = group.pathname.trim_start_matches('/');
         let holds = |mount: &&procfs::process::MountInfo| match group.controllers.first() {
             None => mount.fs_type == "cgroup2",
@@ -106,6 +112,14 @@ pub fn membership(pid: u32, name: &Name) -> Membership {
         }
     }
     found
+}
+
+/// What to call a hierarchy that every workload has a group in; none for the others, which hold it to nothing or not always.
+fn counts(controllers: &[String], mounts: &[procfs::process::MountInfo]) -> Option<String> {
+    if controllers.is_empty() {
+        return mounts.iter().any(|mount| mount.fs_type == "cgroup2").then(|| "unified".to_owned());
+    }
+    controllers.iter().any(|controller| JOINED.contains(&controller.as_str())).then(|| controllers.join(","))
 }
 
 /// Where a file system of this type is mounted, the shallowest place first.

@@ -102,12 +102,13 @@ fn legacy_files_hold_what_a_manifest_says() {
     ! memory.high = 199999488: this host's legacy cgroups have no such file
     ! memory.request 64Mi is set aside, but legacy cgroups cannot protect it from reclaim
     ");
-    insta::assert_snapshot!(check("cpu: {class: idle}\nmemory: {limit: 1G, swap: max}", &support), @"
+    insta::assert_snapshot!(check("cpu: {class: idle}\nmemory: {limit: 1G, swap: max, force: true}", &support), @"
     cpu.idle = 1
     cpuset.cpus = 0-3
     cpuset.mems = 0-1
     memory.limit_in_bytes = 999997440
     pids.max = 512
+    ! memory.force: legacy cgroups refuse a limit below what is in use, whatever is to end
     ");
 }
 
