@@ -34,12 +34,39 @@ pub struct Known {
     pub finished: bool,
 }
 
-/// Does it.
-pub fn act(host: &dyn Host, store: &Store, work: &Work, known: &Known) -> Result<(), ActError> {
-    let name = &work.name;
-    if let Some(record) = &work.record {
-        store.put(name, record)?;
+/// What became of a record on the way to the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// There was none to keep.
+    Nothing,
+    Record,
+    Refused,
+}
+
+/// What came of a piece of work.
+pub struct Acted {
+    pub kept: Kept,
+    pub result: Result<(), ActError>,
+}
+
+/// Does it, once what is to be remembered is. Where `may_wait` is false the database has refused
+/// the record before, and the step does not wait for it any more.
+pub fn act(host: &dyn Host, store: &Store, work: &Work, known: &Known, may_wait: bool) -> Acted {
+    match work.record.as_ref().map(|record| store.put(&work.name, record)) {
+        None => Acted { kept: Kept::Nothing, result: take_step(host, store, work, known) },
+        Some(Ok(())) => Acted { kept: Kept::Record, result: take_step(host, store, work, known) },
+        Some(Err(error)) if may_wait || work.act == Act::Remember => {
+            Acted { kept: Kept::Refused, result: Err(error.into()) }
+        }
+        Some(Err(error)) => {
+            tracing::error!(workload = %work.name, error = %chain(&error), "cannot remember a step; it is taken all the same");
+            Acted { kept: Kept::Refused, result: take_step(host, store, work, known) }
+        }
     }
+}
+
+fn take_step(host: &dyn Host, store: &Store, work: &Work, known: &Known) -> Result<(), ActError> {
+    let name = &work.name;
     match &work.act {
         Act::Remember => {}
         Act::Start { writes, env } => {

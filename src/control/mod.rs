@@ -24,6 +24,7 @@ mod source;
 pub mod state;
 mod sweep;
 pub mod trust;
+mod unsaved;
 pub mod watch;
 
 use crate::host::{Host, HostError, chain};
@@ -35,7 +36,7 @@ use crate::model::time::Timestamp;
 use crate::plan::strain::Strains;
 use crate::plan::{Act, Plan, Work};
 use crate::store::{Found, Store};
-use act::{ActError, Known, act};
+use act::{Acted, Known, act};
 use folder::{FolderError, Scan};
 use journal::Journal;
 use prober::{Board, Wanted};
@@ -118,7 +119,7 @@ impl Task {
 pub enum Done {
     Acted {
         work: Box<Work>,
-        result: Result<(), ActError>,
+        acted: Acted,
         look: Look,
     },
     Seen {
@@ -271,6 +272,10 @@ impl Controller {
     /// One pass: plans, begins the work, tells how things stand. Answers when to look again.
     fn pass(&mut self) -> Instant {
         let now = self.host.now();
+        self.state.bound_setbacks(now);
+        for name in self.state.blind_and_due(now) {
+            self.look(&name);
+        }
         if self.state.has_waiting_job()
             && let Ok(times) = self.host.cpu_times()
         {
@@ -289,6 +294,7 @@ impl Controller {
             // A moment later the folder is read, or known not to be readable: what it no longer has need not run until then.
             plan.work.retain(|work| !matches!(work.act, Act::Start { .. }));
         }
+        self.state.add_unsaved(&mut plan, now);
         let deadline = self.deadline(&plan, now);
         tracing::debug!(steps = plan.work.len(), "pass");
         // Begun before it is told, so that what is told is what is remembered by now.
@@ -344,10 +350,11 @@ impl Controller {
             finished: self.state.records.get(&name).is_some_and(|record| record.finished),
         };
         self.state.begin(&name);
+        let may_wait = self.state.unsaved.may_wait(&name);
         let (host, store) = (Arc::clone(&self.host), Arc::clone(&self.store));
         self.on_thread(Job::Workload(name), move || {
-            let result = act(host.as_ref(), &store, &work, &known);
-            Done::Acted { look: Look::at(host.as_ref(), &work.name), work, result }
+            let acted = act(host.as_ref(), &store, &work, &known, may_wait);
+            Done::Acted { look: Look::at(host.as_ref(), &work.name), work, acted }
         });
     }
 

@@ -1,6 +1,6 @@
 //! What becomes of the loop's inputs: results of steps, looks and scans, and commands.
 
-use super::act::ActError;
+use super::act::{ActError, Acted, Kept};
 use super::sweep::Look;
 use super::{Command, Controller, Done, Job, report, step_name};
 use crate::host::{HostError, chain};
@@ -16,7 +16,12 @@ const MOMENTS_MAX: u32 = 6;
 impl Controller {
     pub(super) fn finish(&mut self, done: Done) {
         match done {
-            Done::Acted { work, result, look: Look { seen, last } } => {
+            Done::Acted { work, acted: Acted { kept, result }, look: Look { seen, last } } => {
+                match kept {
+                    Kept::Record => self.state.unsaved.saved(&work.name),
+                    Kept::Refused => self.state.unsaved.refused(&work.name),
+                    Kept::Nothing => {}
+                }
                 self.conclude(&work, result);
                 self.measure_last(&work.name, &seen, last);
                 self.see(&work.name, seen);
@@ -65,6 +70,7 @@ impl Controller {
             }
             if work.act == Act::Forget {
                 self.state.records.remove(name);
+                self.state.unsaved.saved(name);
             }
             return;
         };
@@ -80,8 +86,17 @@ impl Controller {
     }
 
     fn see(&mut self, name: &Name, seen: Result<Observed, HostError>) {
-        let seen =
-            seen.map_err(|error| tracing::error!(workload = %name, error = %chain(&error), "cannot look at it")).ok();
+        let seen = match seen {
+            Ok(seen) => Some(seen),
+            // What was seen before may be over, or have begun since: to act on it is to start a workload twice.
+            Err(error) => {
+                let message = chain(&error);
+                tracing::error!(workload = %name, error = message, "cannot look at it");
+                self.state.blind(name);
+                self.state.set_back(name, message, self.host.now());
+                None
+            }
+        };
         self.state.end(name, seen);
         if self.look_again.remove(name) {
             self.look(name);

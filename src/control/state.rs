@@ -4,6 +4,7 @@
 
 use super::folder::Scan;
 use super::report::{self, Snapshot};
+use super::unsaved::Unsaved;
 use super::{Options, drift};
 use crate::host::CpuTimes;
 use crate::manifest::Parsed;
@@ -40,6 +41,7 @@ pub struct State {
     /// Workloads somebody is acting on or looking at.
     pub in_flight: BTreeSet<Name>,
     pub setbacks: BTreeMap<Name, Setback>,
+    pub unsaved: Unsaved,
     /// Processes outside their workload's cgroup, as of the last sweep.
     strays: BTreeMap<Name, BTreeSet<u32>>,
     pub strains: Strains,
@@ -81,6 +83,7 @@ impl State {
             observed: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             setbacks: BTreeMap::new(),
+            unsaved: Unsaved::default(),
             strays: BTreeMap::new(),
             strains: Strains::default(),
             usage: BTreeMap::new(),
@@ -326,7 +329,9 @@ impl State {
     }
 
     fn see(&mut self, name: &Name, mut seen: Observed) {
-        self.blind.remove(name);
+        if self.blind.remove(name) {
+            self.setbacks.remove(name);
+        }
         if self.observed.get(name) == Some(&seen) {
             return;
         }
@@ -349,9 +354,22 @@ impl State {
         }
     }
 
+    /// Workloads to try to look at again.
+    pub fn blind_and_due(&self, now: Timestamp) -> Vec<Name> {
+        let due = |name: &&Name| self.setbacks.get(*name).is_none_or(|setback| setback.retry_at <= now);
+        self.blind.iter().filter(|name| !self.in_flight.contains(*name)).filter(due).cloned().collect()
+    }
+
     /// Keeps a workload that cannot be looked at as it is, until it can.
     pub fn blind(&mut self, name: &Name) {
         self.blind.insert(name.clone());
+    }
+
+    /// A clock that was set back must not make a failed step wait longer than the longest wait.
+    pub fn bound_setbacks(&mut self, now: Timestamp) {
+        for setback in self.setbacks.values_mut() {
+            setback.retry_at = setback.retry_at.min(now.plus(SETBACK_MAX));
+        }
     }
 
     /// Notes that a step failed, and when to try again.

@@ -17,7 +17,8 @@ use std::ffi::CString;
 
 /// What a host can say about runs.
 pub trait Witness {
-    fn boot_id(&self) -> &str;
+    /// Whether a boot id is that of the boot this is.
+    fn is_this_boot(&self, boot_id: &str) -> bool;
 
     /// The traces of the newest run.
     fn newest(&self, name: &Name) -> Result<Option<Trace>, HostError>;
@@ -59,7 +60,7 @@ pub fn instance(witness: &impl Witness, name: &Name, group: Option<&Group>) -> R
 fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group>) -> Result<Option<Life>, HostError> {
     let run: Run = (name.clone(), trace.number);
     let alive = match trace.started {
-        Some(started) if trace.boxed.boot_id == witness.boot_id() => witness.adopt(&run, started.init)?,
+        Some(started) if witness.is_this_boot(&trace.boxed.boot_id) => witness.adopt(&run, started.init)?,
         Some(_) => false,
         None => witness.is_running(&run),
     };
@@ -82,8 +83,9 @@ fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group
     }
     let reaped = witness.reaped(&run);
     if trace.started.is_none() && reaped.is_none() {
-        // An earlier controller was killed while init set up: it will be there in a moment, or nothing was started at all.
-        return Ok(group.filter(|group| group.populated).map(|_| Life::Starting));
+        // An earlier controller was killed while init set up, or init could not leave its report, or nothing was started at all and whoever
+        // populates the group was put there by somebody else.
+        return in_group(witness, &run, group);
     }
     let outcome = match reaped {
         Some(Reaped::Killed(9)) if oom_kills > 0 => Outcome::OutOfMemory,
@@ -102,11 +104,16 @@ fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group
 
 /// A run whose traces are lost, told by what is in its group: an init of ours, and the command that init started.
 fn untraced(witness: &impl Witness, name: &Name, group: Option<&Group>) -> Result<Option<Instance>, HostError> {
+    let life = in_group(witness, &(name.clone(), 0), group)?;
+    Ok(life.map(|life| Instance { number: 0, record: None, started: None, life }))
+}
+
+/// The life of an init of ours in the group, which is watched from then on.
+fn in_group(witness: &impl Witness, run: &Run, group: Option<&Group>) -> Result<Option<Life>, HostError> {
     if !group.is_some_and(|group| group.populated) {
         return Ok(None);
     }
-    let Some(found) = witness.init_in_group(name)? else { return Ok(None) };
-    let alive = witness.adopt(&(name.clone(), 0), found.init)?;
+    let Some(found) = witness.init_in_group(&run.0)? else { return Ok(None) };
     let life = found.command.map_or(Life::Starting, |pid| Life::Running { pid });
-    Ok(alive.then_some(Instance { number: 0, record: None, started: None, life }))
+    Ok(witness.adopt(run, found.init)?.then_some(life))
 }

@@ -1,8 +1,8 @@
 //! The real host: Linux, with its cgroups, namespaces, processes and sysfs.
 //!
-//! Order inside [`Linux::start`]: the traces (who is about to run, from which record), the cgroup (fails if it exists), the limits, read
-//! back, and only then a process, which is born inside. A crash between any two leaves something that names itself: a box without a
-//! process, or an empty group.
+//! Order inside [`Linux::start`]: the cgroup (fails if it exists), the traces (who is about to run, from which record), the limits, read
+//! back, and only then a process, which is born inside. A crash between any two leaves something that names itself: an empty group, or a
+//! box without a process. The group comes first because it is the lock: traces laid before it is had would hide those of a run that has it.
 
 use super::cgroup::{self, Backend};
 use super::confine::{self, Plan};
@@ -206,8 +206,8 @@ impl Linux {
 }
 
 impl Witness for Linux {
-    fn boot_id(&self) -> &str {
-        &self.boot_id
+    fn is_this_boot(&self, boot_id: &str) -> bool {
+        self.boot_id == boot_id
     }
 
     fn newest(&self, name: &Name) -> Result<Option<Trace>, HostError> {
@@ -297,14 +297,13 @@ impl Host for Linux {
 
     fn start(&self, start: &Start<'_>) -> Result<(), HostError> {
         let (name, number) = (&start.record.spec.name, start.record.instance);
-        let instance = self.traces.begin(name, &self.boot_id, start.record)?;
         // Whoever has the group may be running: its existence stops us, and neither it nor its traces are ours to undo.
-        if let Err(error) = self.backend.create(name) {
-            let _ = self.traces.abandon(name, number);
-            return Err(error.into());
-        }
-        let begun =
-            self.traces.keep_only(name, number).map_err(HostError::from).and_then(|()| self.begin(start, &instance));
+        self.backend.create(name)?;
+        let traced = self.traces.begin(name, &self.boot_id, start.record).and_then(|instance| {
+            self.traces.keep_only(name, number)?;
+            Ok(instance)
+        });
+        let begun = traced.map_err(HostError::from).and_then(|instance| self.begin(start, &instance));
         if begun.is_err() {
             self.undo(name, number);
         }

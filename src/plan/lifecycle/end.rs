@@ -42,13 +42,14 @@ impl Case<'_, '_> {
         let now = self.input.now;
         let grace = self.stop_of(instance).grace;
         let Some(stopping) = &mut self.record.stopping else { return self.decision(Phase::Running, Next::Keep, None) };
-        // A clock that was set back must not make the wait longer than it was meant to be.
+        // A clock that was set back must not make the wait longer than it was meant to be. Remembered, or it would begin anew each time.
         stopping.since = stopping.since.min(now);
+        stopping.killed = stopping.killed.map(|killed| killed.min(now));
         let reason = stopping.reason.clone();
         let deadline = match stopping.killed {
             None if self.input.shutdown == Some(Shutdown::AtOnce) => now,
             None => stopping.since.plus(grace),
-            Some(killed) => killed.min(now).plus(KILL_AGAIN),
+            Some(killed) => killed.plus(KILL_AGAIN),
         };
         if now < deadline {
             let word = stopping.failed.map_or("Stopping", ProbeKind::failure);
@@ -82,9 +83,12 @@ impl Case<'_, '_> {
     /// Whether the last kill is long enough ago for another; if so, notes that there is one now.
     pub(super) fn may_kill(&mut self, reason: &str) -> bool {
         let now = self.input.now;
-        let killed = self.record.stopping.as_ref().and_then(|stopping| stopping.killed);
-        if killed.is_some_and(|killed| now < killed.min(now).plus(KILL_AGAIN)) {
-            return false;
+        if let Some(killed) = self.record.stopping.as_mut().and_then(|stopping| stopping.killed.as_mut()) {
+            // The clock may have been set back since.
+            *killed = (*killed).min(now);
+            if now < killed.plus(KILL_AGAIN) {
+                return false;
+            }
         }
         self.record.stopping =
             Some(Stopping { since: now, killed: Some(now), reason: reason.to_owned(), timed_out: false, failed: None });

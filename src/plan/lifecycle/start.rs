@@ -17,8 +17,9 @@ impl Case<'_, '_> {
     pub(super) fn next_run(mut self) -> Decision {
         let now = self.input.now;
         if let Some(retry_at) = self.record.retry_at {
-            // A clock that was set back must not make the wait longer than the longest delay.
+            // A clock that was set back must not make the wait longer than the longest delay. Remembered, or it would begin anew each time.
             let retry_at = retry_at.min(now.plus(self.record.spec.restart.max_delay));
+            self.record.retry_at = Some(retry_at);
             if now < retry_at {
                 let message = format!("{}; next try at {retry_at}", self.last_outcome());
                 let never_ran = self.record.last_exit.as_ref().is_some_and(|exit| exit.outcome.never_ran());

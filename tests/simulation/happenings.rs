@@ -1,0 +1,92 @@
+//! What the words of the vocabulary do to the world.
+
+use crate::kernel::Stage;
+use crate::vocabulary::Happening;
+use crate::world::World;
+use containerctl::model::name::Name;
+
+impl World {
+    pub fn apply(&mut self, happening: Happening) {
+        match happening {
+            Happening::Write => self.save(true, 0),
+            Happening::WriteBad => self.save(false, 0),
+            Happening::HalfWritten => {
+                let busy = self.rng.between(50, 3_000);
+                self.save(true, busy);
+            }
+            Happening::Delete => self.delete(),
+            Happening::Duplicate => self.duplicate(),
+            Happening::Unreadable => {
+                let until = self.now + self.rng.between(100, 6_000);
+                let paths: Vec<String> = self.shelf.files.keys().cloned().collect();
+                if !paths.is_empty() {
+                    let path = self.rng.pick(&paths).clone();
+                    self.shelf.files.get_mut(&path).into_iter().for_each(|file| file.unreadable_until = until);
+                    self.tell_of_folder();
+                }
+            }
+            Happening::FolderGone => {
+                self.shelf.gone_until = self.now + self.rng.between(100, 8_000);
+                self.tell_of_folder();
+            }
+            Happening::ClockJump => {
+                let (back, by) = (self.rng.chance(5_000), self.rng.below(3_600_000).cast_signed());
+                self.clock_skew += if back { -by } else { by };
+            }
+            Happening::Exit => {
+                let runs = &self.kernel.runs;
+                let running: Vec<usize> = (0..runs.len()).filter(|id| runs[*id].stage == Stage::Running).collect();
+                if !running.is_empty() {
+                    let (id, fails) = (*self.rng.pick(&running), self.rng.chance(7_000));
+                    let outcome = self.outcome(fails);
+                    self.ends(id, outcome);
+                }
+            }
+            Happening::Drift => self.with_a_group(|world, name| {
+                let file = *world.rng.pick(&["cpu.max", "memory.max", "cpuset.cpus", "pids.max"]);
+                let value = if file == "cpuset.cpus" { "0" } else { "max" };
+                let Some(group) = world.kernel.groups.get_mut(name) else { return };
+                group.settings.set(file, value);
+                group.meddled = true;
+            }),
+            Happening::RemoveEmpty => {
+                let names: Vec<Name> = self.kernel.groups.keys().cloned().collect();
+                for name in names {
+                    if !self.kernel.populated(&name) {
+                        self.kernel.groups.remove(&name);
+                    }
+                }
+            }
+            Happening::Stranger => self.with_a_group(|world, name| {
+                let pid = world.kernel.next_pid;
+                world.kernel.next_pid += 1;
+                world.kernel.groups.get_mut(name).into_iter().for_each(|group| group.strangers.push(pid));
+            }),
+            Happening::WipeTraces => self.with_a_group(|world, name| {
+                world.kernel.traces.remove(name);
+                world.excuse(name);
+            }),
+            Happening::DamageTrace => self.with_a_group(|world, name| {
+                world.excuse(name);
+                let files = world.kernel.traces.get_mut(name).and_then(|runs| runs.values_mut().next_back());
+                if let Some(boxed) = files.and_then(|files| files.boxed.as_mut()) {
+                    let half = boxed.len() / 2;
+                    boxed.truncate(half);
+                }
+            }),
+            Happening::RuntimeFull => self.kernel.runtime_full_until = self.now + self.rng.between(100, 5_000),
+            Happening::StateFull => self.disk.full_until = self.now + self.rng.between(100, 5_000),
+            // These end the controller; the world sees to them.
+            Happening::Crash | Happening::Reboot => {}
+        }
+    }
+
+    fn with_a_group(&mut self, act: impl FnOnce(&mut World, &Name)) {
+        let names: Vec<Name> = self.kernel.groups.keys().cloned().collect();
+        if !names.is_empty() {
+            let name = self.rng.pick(&names).clone();
+            self.say(|| format!("it is {name} that this happens to"));
+            act(self, &name);
+        }
+    }
+}

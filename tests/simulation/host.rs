@@ -1,0 +1,415 @@
+//! The simulated machine, as the controller calls it: every call, and every step inside a longer one, may fail, take its time, or be the
+//! last thing the controller does.
+
+use crate::kernel::{Files, Group, Stage};
+use crate::world::{Crash, Sim};
+use containerctl::host::cgroup::CgroupError;
+use containerctl::host::life::{self, Witness};
+use containerctl::host::processes::{Init, Reaped, Run};
+use containerctl::host::traces::{Process, Trace, TraceError, box_bytes};
+use containerctl::host::{Ask, CpuTimes, Host, HostError, Start};
+use containerctl::init::wire::Step;
+use containerctl::model::cgroup::{Generation, Shrink, Support, Write};
+use containerctl::model::cpuset::CpuSet;
+use containerctl::model::gpu::{Gpu, GpuId, Vendor};
+use containerctl::model::machine::{self, Ceilings};
+use containerctl::model::name::Name;
+use containerctl::model::observed;
+use containerctl::model::observed::Observed;
+use containerctl::model::probe::Answer;
+use containerctl::model::record::Record;
+use containerctl::model::spec::Signal;
+use containerctl::model::time::Timestamp;
+use containerctl::model::topology::Topology;
+use containerctl::model::units::Bytes;
+use containerctl::model::usage::Usage;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::io;
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+const CPUS: u32 = 4;
+/// As Linux numbers them.
+const EIO: i32 = 5;
+const EBUSY: i32 = 16;
+/// The longest a call takes, in milliseconds.
+const GAP_MAX: u64 = 25;
+
+impl Sim {
+    /// What may happen before a call has done anything.
+    pub fn before(self: &Arc<Sim>, call: &'static str, name: Option<&Name>) -> io::Result<()> {
+        self.point(call, "before", name)
+    }
+
+    /// What may happen when a call has done what it is for, and nobody knows yet.
+    pub fn behind(self: &Arc<Sim>, call: &'static str, name: Option<&Name>) -> io::Result<()> {
+        self.point(call, "after", name)
+    }
+
+    fn point(self: &Arc<Sim>, call: &'static str, side: &'static str, name: Option<&Name>) -> io::Result<()> {
+        let mut world = self.world();
+        if world.violation.is_some() {
+            drop(world);
+            resume_unwind(Box::new(Crash));
+        }
+        let faults = world.faults;
+        if world.rng.chance(faults.delay) {
+            let end = world.now + world.rng.below(GAP_MAX);
+            drop(world);
+            self.pass_time(end);
+            world = self.world();
+        }
+        let crash = world.crashes < 12 && world.rng.chance(faults.crash);
+        let fails = world.rng.chance(faults.error);
+        if crash {
+            let phase = name.map_or("any", |name| world.kernel.phase(name));
+            world.say(|| format!("crash {side} {call}, {phase}"));
+            world.crash_points.insert((call, side, phase));
+            drop(world);
+            resume_unwind(Box::new(Crash));
+        }
+        if fails {
+            world.say(|| format!("{call} fails ({side})"));
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
+    }
+}
+
+/// The machine, by its handle.
+pub struct Machine(pub Arc<Sim>);
+
+fn path(name: &Name) -> PathBuf {
+    PathBuf::from(format!("/cgroup/{name}"))
+}
+
+fn failed(call: &'static str) -> impl Fn(io::Error) -> HostError {
+    move |source| HostError::Facts { what: call, source }
+}
+
+impl Machine {
+    /// One of the steps that a call is made of.
+    fn step<T>(
+        &self,
+        call: &'static str,
+        name: &Name,
+        act: impl FnOnce(&mut crate::world::World) -> Result<T, HostError>,
+    ) -> Result<T, HostError> {
+        self.0.before(call, Some(name)).map_err(failed(call))?;
+        let answer = {
+            let mut world = self.0.world();
+            world.steps += 1;
+            world.say(|| format!("{call} {name}"));
+            act(&mut world)?
+        };
+        self.0.behind(call, Some(name)).map_err(failed(call))?;
+        Ok(answer)
+    }
+
+    fn look<T>(
+        &self,
+        call: &'static str,
+        name: &Name,
+        look: impl FnOnce(&mut crate::world::World) -> T,
+    ) -> Result<T, HostError> {
+        self.0.before(call, Some(name)).map_err(failed(call))?;
+        Ok(look(&mut self.0.world()))
+    }
+
+    fn remove_group(&self, name: &Name) -> Result<(), HostError> {
+        self.step("cgroup.remove", name, |world| {
+            if world.kernel.populated(name) {
+                let source = io::Error::from_raw_os_error(EBUSY);
+                return Err(CgroupError::Remove { path: path(name), source }.into());
+            }
+            world.kernel.groups.remove(name);
+            Ok(())
+        })
+    }
+
+    fn lay_traces(&self, start: &Start<'_>) -> Result<u64, HostError> {
+        let (name, number) = (&start.record.spec.name, start.record.instance);
+        let folder = self.step("traces.begin", name, |world| {
+            if world.runtime_is_full() {
+                let (path, source) = (PathBuf::from("/run/box"), io::ErrorKind::StorageFull.into());
+                return Err(TraceError::Write { path, source }.into());
+            }
+            world.kernel.next_folder += 1;
+            let folder = world.kernel.next_folder;
+            let boxed = box_bytes(&world.kernel.boot_id(), start.record).ok();
+            let files = Files { folder, boxed, ..Files::default() };
+            world.kernel.traces.entry(name.clone()).or_default().insert(number, files);
+            Ok(folder)
+        })?;
+        self.step("traces.keep_only", name, |world| {
+            world.law_exit_is_remembered(name, Some(number));
+            world.kernel.traces.get_mut(name).into_iter().for_each(|runs| runs.retain(|other, _| *other == number));
+            Ok(())
+        })?;
+        Ok(folder)
+    }
+
+    fn begin(&self, start: &Start<'_>, folder: u64) -> Result<(), HostError> {
+        let name = &start.record.spec.name;
+        self.write(name, start.writes)?;
+        self.step("spawn", name, |world| {
+            world.spawn_run(start.record, folder);
+            Ok(())
+        })?;
+        self.look("watch", name, |world| {
+            if let Some(id) = world.kernel.live(name) {
+                world.watched.insert((name.clone(), start.record.instance), id);
+            }
+        })
+    }
+
+    fn write(&self, name: &Name, writes: &[Write]) -> Result<(), HostError> {
+        for write in writes {
+            self.step("cgroup.write", name, |world| {
+                let Some(group) = world.kernel.groups.get_mut(name) else {
+                    let (path, source) = (path(name), io::ErrorKind::NotFound.into());
+                    return Err(CgroupError::Write { path, value: write.value.clone(), source }.into());
+                };
+                group.settings.set(&write.file, &write.value);
+                Ok(())
+            })?;
+        }
+        self.0.world().law_exclusive_is_exclusive(name);
+        Ok(())
+    }
+}
+
+impl Host for Machine {
+    fn now(&self) -> Timestamp {
+        self.0.world().wall()
+    }
+
+    fn instant(&self) -> Instant {
+        self.0.clock()
+    }
+
+    fn survey(&self) -> Result<machine::Machine, HostError> {
+        self.0.before("survey", None).map_err(failed("survey"))?;
+        let all: CpuSet = (0..CPUS).collect();
+        let files = Group::new().settings.0.into_keys().collect();
+        let gpu = |index| Gpu {
+            id: GpuId(format!("GPU-{index}")),
+            vendor: Vendor::Simulated,
+            model: "Simulated".to_owned(),
+            memory: Bytes(16 << 30),
+        };
+        Ok(machine::Machine {
+            topology: Topology {
+                online: all.clone(),
+                usable: all.clone(),
+                cores: (0..CPUS).map(|cpu| CpuSet::from_iter([cpu])).collect(),
+                llcs: vec![all.clone()],
+                nodes: [(0, all.clone())].into(),
+                packages: vec![all],
+            },
+            memory: Bytes(16 << 30),
+            gpus: vec![gpu(0), gpu(1)],
+            disks: BTreeMap::new(),
+            huge_pages: BTreeSet::new(),
+            cgroup: Support { generation: Generation::Unified, files, nodes: "0".parse().unwrap() },
+            boot_id: self.0.world().kernel.boot_id(),
+            ceilings: Ceilings::default(),
+        })
+    }
+
+    fn cpu_times(&self) -> Result<CpuTimes, HostError> {
+        let now = self.0.world().now;
+        Ok(CpuTimes { busy: now / 100, total: now / 10 })
+    }
+
+    fn names(&self) -> Result<BTreeSet<Name>, HostError> {
+        self.0.before("names", None).map_err(failed("names"))?;
+        let world = self.0.world();
+        Ok(world.kernel.groups.keys().chain(world.kernel.traces.keys()).cloned().collect())
+    }
+
+    fn observe(&self, name: &Name) -> Result<Observed, HostError> {
+        let group = self.look("cgroup.read", name, |world| {
+            let populated = world.kernel.populated(name);
+            let group = world.kernel.groups.get(name)?;
+            Some(observed::Group { settings: group.settings.clone(), populated, frozen: group.frozen })
+        })?;
+        let instance = life::instance(self, name, group.as_ref())?;
+        Ok(Observed { instance, group })
+    }
+
+    fn start(&self, start: &Start<'_>) -> Result<(), HostError> {
+        let (name, number) = (&start.record.spec.name, start.record.instance);
+        self.step("cgroup.create", name, |world| {
+            if world.kernel.groups.contains_key(name) {
+                let (path, source) = (path(name), io::ErrorKind::AlreadyExists.into());
+                return Err(CgroupError::Create { path, source }.into());
+            }
+            world.kernel.groups.insert(name.clone(), Group::new());
+            Ok(())
+        })?;
+        let begun = self.lay_traces(start).and_then(|folder| self.begin(start, folder));
+        if begun.is_err() {
+            let _ = self.step("undo.kill", name, |world| {
+                world.excuse_run(name, number);
+                world.kill_group(name);
+                Ok(())
+            });
+            let _ = self.remove_group(name);
+            let _ = self.step("undo.abandon", name, |world| {
+                world.kernel.traces.get_mut(name).map(|runs| runs.remove(&number));
+                Ok(())
+            });
+        }
+        begun
+    }
+
+    fn resize(&self, name: &Name, writes: &[Write], _shrink: Shrink) -> Result<(), HostError> {
+        self.write(name, writes)
+    }
+
+    fn restore(&self, name: &Name, writes: &[Write], _shrink: Shrink) -> Result<(), HostError> {
+        self.step("cgroup.restore", name, |world| {
+            world.kernel.groups.entry(name.clone()).or_insert_with(Group::new);
+            world.kernel.groups.get_mut(name).into_iter().for_each(|group| group.frozen = false);
+            Ok(())
+        })?;
+        self.write(name, writes)?;
+        self.step("cgroup.attach", name, |world| {
+            if let Some(id) = world.kernel.live(name) {
+                world.kernel.runs[id].in_group = true;
+            }
+            Ok(())
+        })
+    }
+
+    fn strays(&self) -> BTreeMap<Name, BTreeSet<u32>> {
+        let world = self.0.world();
+        let outside = |id: &usize| {
+            let run = &world.kernel.runs[*id];
+            (!run.in_group && run.stage != Stage::Gone).then(|| (run.name.clone(), [run.init.pid].into()))
+        };
+        world.watched.values().filter_map(outside).collect()
+    }
+
+    fn usage(&self, _name: &Name) -> Usage {
+        Usage::default()
+    }
+
+    fn stop(&self, name: &Name, instance: u64, _signal: Signal) -> Result<(), HostError> {
+        self.step("stop", name, |world| {
+            // Only what is watched can be signalled, as with a pidfd.
+            if let Some(id) = world.watched.get(&(name.clone(), instance)).copied()
+                && world.kernel.runs[id].stage != Stage::Gone
+            {
+                world.law_no_stop_without_a_reason(id);
+                world.signal(id);
+            }
+            Ok(())
+        })
+    }
+
+    fn kill(&self, name: &Name) -> Result<(), HostError> {
+        self.step("cgroup.kill", name, |world| {
+            if let Some(id) = world.kernel.live(name) {
+                world.law_no_stop_without_a_reason(id);
+            }
+            world.kill_group(name);
+            Ok(())
+        })
+    }
+
+    fn clear(&self, name: &Name) -> Result<(), HostError> {
+        self.remove_group(name)?;
+        self.step("traces.clear", name, |world| {
+            world.law_exit_is_remembered(name, None);
+            world.kernel.traces.remove(name);
+            Ok(())
+        })?;
+        self.0.world().reaped.retain(|(of, _), _| of != name);
+        Ok(())
+    }
+
+    fn forget(&self, name: &Name) -> Result<(), HostError> {
+        self.remove_group(name)?;
+        self.step("forget", name, |world| {
+            world.kernel.traces.remove(name);
+            world.reaped.retain(|(of, _), _| of != name);
+            world.excuse(name);
+            Ok(())
+        })
+    }
+
+    fn probe(&self, ask: &Ask<'_>) -> Answer {
+        match self.0.before("probe", Some(ask.name)) {
+            Ok(()) => Answer::Good,
+            Err(error) => Answer::Unasked(error.to_string()),
+        }
+    }
+
+    fn cgroup_path(&self, name: &Name) -> String {
+        name.to_string()
+    }
+
+    fn log_folder(&self, name: &Name) -> PathBuf {
+        PathBuf::from("/logs").join(name.as_str())
+    }
+}
+
+impl Witness for Machine {
+    fn is_this_boot(&self, boot_id: &str) -> bool {
+        self.0.world().kernel.boot_id() == boot_id
+    }
+
+    fn newest(&self, name: &Name) -> Result<Option<Trace>, HostError> {
+        self.look("traces.newest", name, |world| {
+            let runs = world.kernel.traces.get(name)?;
+            let (number, files) = runs.iter().rev().find(|(_, files)| files.boxed.is_some())?;
+            let boxed = files.boxed.as_deref()?;
+            Some(Trace::parse(*number, boxed, files.started.as_deref(), files.exit.as_deref()))
+        })
+    }
+
+    fn adopt(&self, run: &Run, init: Process) -> Result<bool, HostError> {
+        if self.is_running(run) {
+            return Ok(true);
+        }
+        self.look("adopt", &run.0, |world| {
+            let Some(id) = world.kernel.by_init(init) else { return false };
+            world.law_only_its_own_is_adopted(run, id);
+            world.watched.insert(run.clone(), id);
+            true
+        })
+    }
+
+    fn is_running(&self, run: &Run) -> bool {
+        self.0.world().watched.contains_key(run)
+    }
+
+    fn reaped(&self, run: &Run) -> Option<Reaped> {
+        self.0.world().reaped.get(run).copied()
+    }
+
+    fn init_in_group(&self, name: &Name) -> Result<Option<Init>, HostError> {
+        self.look("init_in_group", name, |world| {
+            let run = &world.kernel.runs[world.kernel.live(name)?];
+            let command = (run.stage == Stage::Running).then_some(run.command.pid);
+            run.in_group.then_some(Init { init: run.init, command })
+        })
+    }
+
+    fn oom_kills(&self, name: &Name) -> u64 {
+        self.0.world().kernel.groups.get(name).map_or(0, |group| group.oom_kills)
+    }
+
+    fn steps(&self, _record: &Record) -> Vec<Step<CString>> {
+        Vec::new()
+    }
+
+    fn ended_at(&self) -> Timestamp {
+        self.now()
+    }
+}
