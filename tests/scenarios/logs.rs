@@ -136,6 +136,10 @@ fn a_follower_misses_nothing_when_files_turn_over() {
     let tail: Vec<u64> = tail.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!((tail.len(), tail[999] - tail[0]), (1000, 999));
     assert_eq!(world.ctl(&["logs", "web", "--since", "2099-01-01T00:00:00Z"]).out, "");
+    // A time before all of it shows the oldest line there is, and what follows without a gap.
+    let past = world.ctl(&["logs", "web", "--since", "2020-01-01T00:00:00Z"]).out;
+    let past: Vec<u64> = past.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(past.len() > 1000 && past.windows(2).all(|pair| pair[1] == pair[0] + 1), "{} lines", past.len());
     let kib = |text: &str| text.trim_end_matches(" kB").parse::<u64>().unwrap();
     let after_kib = kernel::status(world.controller_pid(), "VmRSS");
     assert!(kib(&after_kib) < kib(&before_kib) + 8 * 1024, "{before_kib} -> {after_kib}");

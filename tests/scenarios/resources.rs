@@ -34,6 +34,23 @@ fn every_cpu_and_memory_field_is_in_force_or_said_not_to_be() {
 }
 
 #[test]
+fn a_memory_limit_brings_no_swap_unless_asked() {
+    let world = World::running();
+    for (name, memory) in [("short", "64Mi"), ("long", "{limit: 64Mi, high: 48Mi}")] {
+        world.put(&format!("{name}.yaml"), &format!("command: sleep infinity\nmemory: {memory}"));
+        world.wait_running(name);
+        let group = world.group(name);
+        assert_eq!(kernel::memory_bytes(&group), 64 << 20);
+        if kernel::is_unified() {
+            assert_eq!(kernel::read(&group, &["memory.swap.max"]), "0");
+        } else {
+            // v1 bounds both together: as much as the memory alone leaves none for swap.
+            assert_eq!(kernel::read(&group, &["memory.memsw.limit_in_bytes"]), (64 << 20).to_string());
+        }
+    }
+}
+
+#[test]
 fn idle_workloads_yield_to_everybody() {
     let world = World::running();
     world.put("idle.yaml", "command: sleep infinity\ncpu: {class: idle}");
@@ -120,7 +137,7 @@ fn a_fork_bomb_is_felt_by_nobody_else() {
 }
 
 /// A whole disk of this machine, by its node.
-fn disk() -> String {
+pub fn disk() -> String {
     let mut names: Vec<String> =
         fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.retain(|name| !["loop", "ram", "zram"].iter().any(|other| name.starts_with(other)));
