@@ -4,6 +4,7 @@
 //! read-only copy of the host's mount tree, or a directory's ([`root`]); private `/tmp`, `/run`, `/dev` and `/proc`; kernel paths that leak or change
 //! the host masked or read-only (at least those Docker masks); the controller's own folders out of sight.
 
+use super::sources::Hidden;
 use crate::init::wire::{RunOrder, SLOTS_MAX, Step};
 use crate::model::isolation::{Capability, IdRange, Network, ResourceLimit, Rootfs, VolumeSource};
 use crate::model::machine::Ceilings;
@@ -31,7 +32,7 @@ const MASKED_FILES: [&str; 6] =
 const MASKED_FOLDERS: [&str; 5] =
     ["/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"];
 /// An empty read-only folder inside the box, laid over what is masked.
-const EMPTY: &str = "/dev/.masked";
+const EMPTY: &CStr = c"/dev/.masked";
 /// What a tmpfs of the box may grow to. Its pages count as the workload's memory, so a memory limit bounds it further; this is for a
 /// workload without one.
 const TMPFS_SIZE: &str = "size=20%";
@@ -88,7 +89,7 @@ pub struct Plan<'a> {
     /// The folder of the host that becomes `/dev`, [`super::dev`].
     pub dev: &'a Path,
     /// Folders that no workload may see into, as its own view has them.
-    pub hidden: &'a [PathBuf],
+    pub hidden: &'a Hidden,
     /// The ids its user namespace maps; none where it has no such namespace.
     pub ids: Option<IdRange>,
     /// What cannot be given, whatever is asked.
@@ -153,8 +154,13 @@ pub fn steps(plan: &Plan<'_>) -> Result<Steps, ConfineError> {
     }
     steps.push(Step::Mkdir { path: c"/run/lock".into(), mode: 0o1777 });
     kernel_paths(plan, &mut steps)?;
-    for (slot, volume) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes) {
+    for (at, (slot, volume)) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes).enumerate() {
         attach_volume(plan, slot, volume, &mut steps)?;
+        // Before a later volume can lie over the place.
+        for (_, path) in plan.hidden.volumes.iter().filter(|(of, _)| *of == at) {
+            let (source, target) = (EMPTY.into(), path_text(path)?);
+            steps.push(Step::Bind { source, target, set: ATTR_RDONLY, optional: 0 });
+        }
     }
     root::leave(plan, &mut steps);
     wall(plan, &mut steps)?;
@@ -241,25 +247,23 @@ fn kernel_paths(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> 
     if fresh {
         steps.push(mount("sysfs", "/sys", "sysfs", closed, "")?);
     }
-    let mut cover = |source: &str, target: CString, set| {
-        let source = text(source)?;
+    let mut cover = |source: CString, target: CString, set| {
         steps.push(Step::Bind { source, target, set, optional: 1 });
-        Ok(())
     };
     if !fresh {
-        cover("/sys", c"/sys".into(), ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?;
+        cover(c"/sys".into(), c"/sys".into(), ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC);
     }
     for path in READ_ONLY {
-        cover(path, text(path)?, ATTR_RDONLY)?;
+        cover(text(path)?, text(path)?, ATTR_RDONLY);
     }
     for path in MASKED_FILES {
-        cover("/dev/null", text(path)?, 0)?;
+        cover(c"/dev/null".into(), text(path)?, 0);
     }
     for path in MASKED_FOLDERS {
-        cover(EMPTY, text(path)?, ATTR_RDONLY)?;
+        cover(EMPTY.into(), text(path)?, ATTR_RDONLY);
     }
-    for path in plan.hidden {
-        cover(EMPTY, path_text(path)?, ATTR_RDONLY)?;
+    for path in &plan.hidden.root {
+        cover(EMPTY.into(), path_text(path)?, ATTR_RDONLY);
     }
     if plan.shows_cgroup {
         steps.push(mount("cgroup2", "/sys/fs/cgroup", "cgroup2", closed, "")?);

@@ -9,6 +9,7 @@ use super::confine::{self, Plan};
 use super::facts::{ceilings, landlock_version};
 use super::processes::is_alive;
 use super::seccomp::Compiler;
+use super::sources::Hidden;
 use super::spawn::{Image, Namespaces, Spawn, Spawned, Stdio, spawn};
 use super::traces::{Process, TraceError, Traces, make_private, report_in};
 use super::{HostError, dev};
@@ -137,7 +138,7 @@ pub(super) fn joining(
         return Err(HostError::OutOfGroup { name: spec.name.clone(), hierarchies: groups.lacking.join(" and ") });
     }
     let ceilings = ceilings()?;
-    let (nowhere, dev) = (PathBuf::new(), dev::path(runtime));
+    let (nowhere, dev, hidden) = (PathBuf::new(), dev::path(runtime), Hidden::default());
     let plan = Plan {
         name: &spec.name,
         process: &process,
@@ -147,7 +148,7 @@ pub(super) fn joining(
         mountpoint: &nowhere,
         layer: None,
         dev: &dev,
-        hidden: &[],
+        hidden: &hidden,
         ids: ids.filter(|_| process.security.user_namespace),
         ceilings: &ceilings,
         landlock: landlock_version(),

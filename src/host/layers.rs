@@ -1,11 +1,10 @@
-//! What workloads have changed in their root directories, and what of the controller's own such a directory would show.
+//! What workloads have changed in their root directories.
 //!
 //! Layout below the folder: `NAME/{upper,work}`, the layers of an overlay, made by init. Private to root: a set-user-id bit of a workload's
 //! root would otherwise count for everybody on the host.
 
 use super::HostError;
 use crate::model::name::Name;
-use crate::model::spec::Process;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -64,38 +63,9 @@ fn flatten(top: &Path) -> io::Result<()> {
     }
 }
 
-/// The folders to keep out of sight as the workload would see them. Its root directory may hold some; one of them it cannot be.
-pub fn hidden(process: &Process, folders: &[PathBuf]) -> Result<Vec<PathBuf>, HostError> {
-    let hidden: Vec<PathBuf> = folders.iter().map(|folder| out_of_sight(folder)).collect();
-    let Some((path, _)) = process.rootfs.directory() else { return Ok(hidden) };
-    // One that is not there is told of when it is to be mounted.
-    let root = Path::new(path).canonicalize().unwrap_or_else(|_| PathBuf::from(path));
-    if let Some(own) = hidden.iter().find(|own| root.starts_with(own)) {
-        return Err(HostError::OwnFolder { path: root, own: own.clone() });
-    }
-    let inside = hidden.iter().filter_map(|own| own.strip_prefix(&root).ok());
-    Ok(inside.map(|rest| Path::new("/").join(rest)).collect())
-}
-
-/// What to cover so that nobody sees into a folder. One that is reached by a link beside what the link is swapped between (git-sync, an
-/// atomic symlink deployment) is hidden with all its revisions, the coming ones included.
-fn out_of_sight(folder: &Path) -> PathBuf {
-    let Ok(real) = folder.canonicalize() else { return folder.to_owned() };
-    let parent = |path: &Path| path.parent().and_then(|parent| parent.canonicalize().ok());
-    match (folder.is_symlink(), parent(folder)) {
-        (true, Some(common)) if common != Path::new("/") && real.starts_with(&common) => common,
-        _ => real,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn process(rootfs: &str) -> Process {
-        let text = format!("command: x\nrootfs: {rootfs}");
-        crate::manifest::parse("web.yaml", text.as_bytes()).workloads.remove(0).0.process.clone()
-    }
 
     #[test]
     fn what_was_kept_is_removed_however_deep_it_is() {
@@ -114,37 +84,5 @@ mod tests {
         remove(&layer).unwrap();
         assert!(!layer.exists() && outside.join("kept").exists());
         remove(&layer).unwrap();
-    }
-
-    #[test]
-    fn the_controllers_own_folders_are_hidden_in_a_root_and_never_one() {
-        let place = tempfile::tempdir().unwrap();
-        let root = place.path().canonicalize().unwrap();
-        let own = vec![root.join("state"), PathBuf::from("/run/containerctl")];
-        fs::create_dir_all(root.join("state/rootfs")).unwrap();
-        std::os::unix::fs::symlink("state", root.join("link")).unwrap();
-        let shown = |path: &Path| hidden(&process(&path.display().to_string()), &own);
-        assert_eq!(hidden(&process("host"), &own).unwrap(), own);
-        assert_eq!(shown(&root).unwrap(), [Path::new("/state")]);
-        assert_eq!(shown(Path::new("/srv")).unwrap(), Vec::<PathBuf>::new());
-        for inside in ["state", "state/rootfs", "link"] {
-            assert!(matches!(shown(&root.join(inside)), Err(HostError::OwnFolder { .. })), "{inside}");
-        }
-    }
-
-    #[test]
-    fn a_linked_folder_is_hidden_with_the_revisions_beside_it() {
-        let place = tempfile::tempdir().unwrap();
-        let root = place.path().canonicalize().unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        for folder in ["plain", "sync/rev-1", "links"] {
-            fs::create_dir_all(root.join(folder)).unwrap();
-        }
-        std::os::unix::fs::symlink("rev-1", root.join("sync/current")).unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), root.join("links/far")).unwrap();
-        assert_eq!(out_of_sight(&root.join("plain")), root.join("plain"));
-        assert_eq!(out_of_sight(&root.join("sync/current")), root.join("sync"));
-        assert_eq!(out_of_sight(&root.join("links/far")), elsewhere.path().canonicalize().unwrap());
-        assert_eq!(out_of_sight(&root.join("gone")), root.join("gone"));
     }
 }

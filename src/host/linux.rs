@@ -11,6 +11,7 @@ use super::gpu::Simulated;
 use super::life::{self, Witness};
 use super::processes::{Init, Processes, Reaped, Run, find_init};
 use super::seccomp::Compiler;
+use super::sources::{self, Hidden, Written};
 use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
@@ -25,7 +26,7 @@ use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::model::probe::Answer;
 use crate::model::record::Record;
-use crate::model::spec::Signal;
+use crate::model::spec::{self, Signal};
 use crate::model::time::Timestamp;
 use crate::model::units::Bytes;
 use crate::model::usage::Usage;
@@ -37,6 +38,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How to set up a host.
@@ -59,8 +61,10 @@ pub struct Options {
 
 /// What a box needs of the host's folders.
 struct Paths {
+    /// With the host's paths resolved.
+    process: spec::Process,
     tasks: Vec<PathBuf>,
-    hidden: Vec<PathBuf>,
+    hidden: Hidden,
     layer: Option<PathBuf>,
 }
 
@@ -77,6 +81,8 @@ pub struct Linux {
     pub(super) seccomp: Compiler,
     landlock: u32,
     ceilings: Ceilings,
+    /// What workloads may write of the host: those that run, and those that ran since this was opened.
+    written: Mutex<Written>,
     /// Keeps other controllers off our cgroups.
     _lock: Option<Flock<File>>,
 }
@@ -94,6 +100,7 @@ impl Linux {
         let image = Image::load(init::PROGRAM)?;
         let boot_id = read_fact("the boot id", "/proc/sys/kernel/random/boot_id")?;
         let processes = Processes::watch(changed)?;
+        let written = Mutex::new(written_by(&traces)?);
         let (seccomp, landlock, ceilings) = (Compiler::default(), landlock_version(), ceilings()?);
         Ok(Linux {
             options,
@@ -107,6 +114,7 @@ impl Linux {
             seccomp,
             landlock,
             ceilings,
+            written,
             _lock: lock,
         })
     }
@@ -114,7 +122,7 @@ impl Linux {
     fn confine<'a>(&'a self, record: &'a Record, env: &'a BTreeMap<String, String>, paths: &'a Paths) -> Plan<'a> {
         Plan {
             name: &record.spec.name,
-            process: &record.spec.process,
+            process: &paths.process,
             env,
             tasks: &paths.tasks,
             shows_cgroup: self.backend.support().generation == Generation::Unified,
@@ -130,14 +138,16 @@ impl Linux {
         }
     }
 
-    /// The folders to keep out of sight are where they are now: behind a link that is swapped, that changes.
+    /// The folders to keep out of sight, and the host's paths, are where they are now: behind a link that is swapped, that changes.
     fn paths(&self, record: &Record) -> Result<Paths, HostError> {
         let Record { spec, .. } = record;
+        let process = self.resolved(&spec.process)?;
         let kept = matches!(spec.process.rootfs.directory(), Some((_, Changes::Kept)));
         let layers = self.options.layers.as_ref().filter(|_| kept);
         Ok(Paths {
             tasks: self.backend.tasks(&spec.name),
-            hidden: layers::hidden(&spec.process, &self.options.hidden)?,
+            hidden: sources::hidden(&process, &self.options.hidden)?,
+            process,
             layer: layers.map(|layers| layers::folder(layers, &spec.name)),
         })
     }
@@ -151,6 +161,15 @@ impl Linux {
         let is_setting = |file: &&String| !file.contains(".events") && *file != "memory.oom_control";
         let mut files = self.backend.support().files.iter().filter(is_setting);
         Ok(files.find(|file| group.settings.get(file).is_none()).map(|file| format!("has no {file}")))
+    }
+
+    /// The host's paths resolved; what it may write is known from then on, before it can have written anything.
+    fn resolved(&self, process: &spec::Process) -> Result<spec::Process, HostError> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let resolved = sources::resolved(process, &written)?;
+        written.extend(sources::written(&resolved));
+        // Once more, so that its own volumes count the first time as they do the second.
+        sources::resolved(process, &written)
     }
 
     fn begin(&self, start: &Start<'_>, instance: &File) -> Result<(), HostError> {
@@ -203,6 +222,17 @@ impl Linux {
         let _ = self.backend.remove(name);
         let _ = self.traces.abandon(name, instance);
     }
+}
+
+/// What the workloads of which there are traces may write, as far as those can be read.
+fn written_by(traces: &Traces) -> Result<Written, HostError> {
+    let mut written = Written::new();
+    for name in traces.names()? {
+        let Some(record) = traces.newest(&name).ok().flatten().and_then(|trace| trace.boxed.record) else { continue };
+        // Its links were judged when it was started.
+        written.extend(sources::written(&record.spec.process).map(|path| path.canonicalize().unwrap_or(path)));
+    }
+    Ok(written)
 }
 
 impl Witness for Linux {

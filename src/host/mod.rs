@@ -18,6 +18,7 @@ pub mod mounts;
 pub mod probe;
 pub mod processes;
 pub mod seccomp;
+mod sources;
 pub mod spawn;
 mod strays;
 pub mod terminal;
@@ -172,12 +173,16 @@ pub enum HostError {
     Logs { path: PathBuf, source: io::Error },
     #[error("cannot make or remove {path}, where changes of a root directory are kept")]
     Layer { path: PathBuf, source: io::Error },
-    #[error("rootfs {path} is in {own}, a folder of the controller\n  help: choose a directory elsewhere")]
-    OwnFolder { path: PathBuf, own: PathBuf },
     #[error(
         "somebody has moved {name} out of its cgroup ({hierarchies}), where its limits are\n  help: the controller moves it back with its next resync; try again then"
     )]
     OutOfGroup { name: Name, hierarchies: String },
+    #[error("{kind} {path} is in {own}, a folder of the controller\n  help: choose a directory elsewhere")]
+    OwnFolder { kind: &'static str, path: PathBuf, own: PathBuf },
+    #[error(
+        "{path} leads by way of the link {link}, which a workload or another user than root may have made\n  help: name the place that is meant, or the folder that holds the link"
+    )]
+    Link { path: PathBuf, link: PathBuf },
     #[error("cannot remove the log folder {path}")]
     RemoveLogs { path: PathBuf, source: io::Error },
 }

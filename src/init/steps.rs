@@ -52,9 +52,10 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots, stack: &mut [u8]) -> Resul
         Step::Unshare { flags } => sys::unshare(flags),
         Step::Hostname { name } => sys::sethostname(name.to_bytes()),
         Step::Mount { source, target, fstype, flags, data } => sys::mount(source, target, fstype, flags, data),
-        Step::Grab { slot, path, set, clear, recursive } => {
+        Step::Grab { slot, path, set, clear, recursive, links } => {
             let recursive = if recursive == 0 { 0 } else { sys::AT_RECURSIVE };
-            slots.put(slot, grab(path, set, clear, recursive)?)
+            let resolve = if links == 0 { sys::RESOLVE_NO_SYMLINKS } else { 0 };
+            slots.put(slot, grab(path, set, clear, recursive, resolve)?)
         }
         Step::MapUsers { first, count } => {
             slots.users = map_users(first, count, stack)?;
@@ -79,7 +80,7 @@ pub fn perform(step: &Step<&CStr>, slots: &mut Slots, stack: &mut [u8]) -> Resul
             if optional != 0 && !(sys::exists(source) && sys::exists(target)) {
                 return Ok(());
             }
-            attach(grab(source, set, 0, 0)?, target)
+            attach(grab(source, set, 0, 0, 0)?, target)
         }
         Step::EnterRoot { mountpoint } => enter_root(mountpoint),
         Step::Mkdir { path, mode } => match sys::mkdir(path, mode as u32) {
@@ -271,9 +272,13 @@ fn make_target(tree: Fd, target: &CStr) -> Result<()> {
 }
 
 /// A detached copy of a mount, or with `AT_RECURSIVE` of the tree below it (open_tree(2)): nobody sees it before it is complete, and it
-/// needs no name.
-fn grab(path: &CStr, set: u64, clear: u64, recursive: u32) -> Result<Fd> {
-    let tree = sys::open_tree(sys::AT_FDCWD, path, sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | recursive)?;
+/// needs no name. open_tree(2) cannot be told how to resolve, so that is done first.
+fn grab(path: &CStr, set: u64, clear: u64, recursive: u32, resolve: u64) -> Result<Fd> {
+    let place = sys::openat2(sys::AT_FDCWD, path, sys::O_PATH | sys::O_CLOEXEC, 0, resolve)?;
+    let flags = sys::OPEN_TREE_CLONE | sys::OPEN_TREE_CLOEXEC | sys::AT_EMPTY_PATH | recursive;
+    let tree = sys::open_tree(place, c"", flags);
+    sys::close(place);
+    let tree = tree?;
     if set | clear != 0 {
         let attr = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
         if let Err(errno) = sys::mount_setattr(tree, recursive, &attr) {

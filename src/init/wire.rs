@@ -37,7 +37,8 @@ pub enum Step<S> {
     /// mount(2), verbatim.
     Mount { source: S, target: S, fstype: S, flags: u64, data: S },
     /// Copy the mount at `path` into a slot, or all mounts from there on (`recursive`), with attributes (`MOUNT_ATTR_*`) set and cleared.
-    Grab { slot: u64, path: S, set: u64, clear: u64, recursive: u64 },
+    /// A path with a symbolic link in it is refused unless `links`.
+    Grab { slot: u64, path: S, set: u64, clear: u64, recursive: u64, links: u64 },
     /// Make a user namespace for the command that maps `count` ids from 0 to those of the host from `first` on. Needs our own `/proc`.
     MapUsers { first: u64, count: u64 },
     /// Show the owners of the tree in a slot through that user namespace.
@@ -138,7 +139,7 @@ steps! {
     4 Unshare { flags: u64 }
     5 Hostname { name: cstr }
     6 Mount { source: cstr, target: cstr, fstype: cstr, flags: u64, data: cstr }
-    7 Grab { slot: u64, path: cstr, set: u64, clear: u64, recursive: u64 }
+    7 Grab { slot: u64, path: cstr, set: u64, clear: u64, recursive: u64, links: u64 }
     8 Attach { slot: u64, target: cstr, make: u64 }
     9 Bind { source: cstr, target: cstr, set: u64, optional: u64 }
     10 EnterRoot { mountpoint: cstr }

@@ -4,7 +4,7 @@ use super::box_::inside;
 use super::kernel;
 use super::world::{World, eventually_or, in_repository};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 fn status(world: &World, name: &str, fields: &str) -> String {
     inside(
@@ -151,4 +151,76 @@ fn what_a_mount_lets_through_landlock_still_refuses() {
         return;
     }
     assert_eq!(try_there("walled", ""), ("end\n".to_owned(), true));
+}
+
+/// Why a start was refused before it was one.
+fn refusal(world: &World, name: &str, fields: &str) -> String {
+    world.put(&format!("{name}.yaml"), &format!("command: sleep 1000\nrestart: never\n{fields}"));
+    let refused = |status: &serde_json::Value| status["conditions"].to_string().contains("StepFailed");
+    world.wait_status(name, refused)["conditions"].to_string()
+}
+
+#[test]
+fn a_volume_shows_nothing_of_the_controllers_own() {
+    let mut world = World::new();
+    let place = tempfile::tempdir_in(in_repository("target")).unwrap();
+    let path = |name: &str| place.path().join(name).display().to_string();
+    for folder in ["manifests", "deep/down", "other"] {
+        fs::create_dir_all(path(folder)).unwrap();
+    }
+    let state = path("deep/down/state");
+    world.start(&["--manifests", &path("manifests"), "--state", &state]);
+    fs::write(path("manifests/spy.yaml"), format!(
+        "kind: job\nrestart: never\ncommand: [sh, -c, 'cd /mnt && ls && ls -A manifests deep/down/state && touch other/x; touch deep/down/state/x 2>/dev/null || echo shut']\nvolumes: [{{source: {}, target: /mnt}}]",
+        place.path().display()
+    )).unwrap();
+    world.wait_phase("spy", "Completed");
+    assert_eq!(world.logs("spy"), "deep\nmanifests\nother\ndeep/down/state:\n\nmanifests:\nshut\n");
+    assert!(fs::exists(path("other/x")).unwrap() && fs::exists(format!("{state}/db")).unwrap());
+    // Nor are they a volume themselves, by a link or otherwise.
+    let link = world.path("link").display().to_string();
+    symlink(format!("{state}/logs"), &link).unwrap();
+    for source in [&state, &link, &path("manifests")] {
+        let fields = format!("command: sleep 1000\nvolumes: [{{source: {source}, target: /mnt}}]");
+        fs::write(path("manifests/own.yaml"), fields).unwrap();
+        world.wait_status("own", |status| status["conditions"].to_string().contains("a folder of the controller"));
+        fs::remove_file(path("manifests/own.yaml")).unwrap();
+        world.wait_gone("own");
+    }
+}
+
+#[test]
+fn a_link_that_a_workload_made_leads_no_other_out_of_its_volume() {
+    let mut world = World::running();
+    let place = tempfile::tempdir_in(in_repository("target")).unwrap();
+    let path = |name: &str| place.path().join(name).display().to_string();
+    fs::create_dir_all(path("app/shared")).unwrap();
+    fs::create_dir_all(path("secret")).unwrap();
+    fs::create_dir_all(path("sync/rev-1")).unwrap();
+    fs::write(path("sync/rev-1/file"), "revision 1\n").unwrap();
+    symlink("rev-1", path("sync/current")).unwrap();
+    let app = format!("volumes: [{{source: {}, target: /mnt}}]", path("app"));
+    let script = format!("rmdir /mnt/shared && ln -s {} /mnt/shared && echo swapped; sleep 1000", path("secret"));
+    world.put("a.yaml", &format!("{app}\ncommand: [sh, -c, {}]", serde_json::to_string(&script).unwrap()));
+    super::world::eventually("it is swapped", || world.logs("a") == "swapped\n");
+    assert_eq!(fs::symlink_metadata(path("app/shared")).unwrap().uid(), 0, "root's, by the looks of it");
+    for (name, fields) in [
+        ("volume", format!("volumes: [{{source: {}, target: /mnt}}]", path("app/shared"))),
+        ("below", format!("volumes: [{{source: {}/x, target: /mnt, readOnly: true}}]", path("app/shared"))),
+        ("root", format!("rootfs: {}", path("app/shared"))),
+    ] {
+        let said = refusal(&world, name, &fields);
+        assert!(said.contains("by way of the link") && said.contains(&path("app/shared")), "{said}");
+    }
+    // It counts after a restart of the controller, and after the workload has gone.
+    world.kill_controller();
+    world.start(&[]);
+    world.wait_running("a");
+    world.delete("a.yaml");
+    world.wait_gone("a");
+    let said = refusal(&world, "later", &format!("volumes: [{{source: {}, target: /mnt}}]", path("app/shared")));
+    assert!(said.contains("by way of the link"), "{said}");
+    // Root's own link is followed.
+    let fields = format!("volumes: [{{source: {}, target: /mnt}}]", path("sync/current"));
+    assert_eq!(inside(&world, "sync", &fields, "cat /mnt/file"), "revision 1\n");
 }

@@ -27,13 +27,20 @@ pub(super) fn enter(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineErr
     }
     // The runtime directory's file system may be mounted `nodev`; this copy of a part of it is where devices work.
     let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC;
-    steps.push(Step::Grab { slot: DEV_SLOT, path: path_text(plan.dev)?, set, clear: ATTR_NODEV, recursive: 1 });
+    steps.push(Step::Grab {
+        slot: DEV_SLOT,
+        path: path_text(plan.dev)?,
+        set,
+        clear: ATTR_NODEV,
+        recursive: 1,
+        links: 1,
+    });
     for (slot, volume) in (FIRST_VOLUME_SLOT..).zip(&plan.process.volumes) {
         let Volume { source, target: _, read_only, suid, dev } = volume;
         let VolumeSource::Host(source) = source else { continue };
         let unless = |allowed: bool, attr| if allowed { 0 } else { attr };
         let set = unless(!read_only, ATTR_RDONLY) | unless(*suid, ATTR_NOSUID) | unless(*dev, ATTR_NODEV);
-        steps.push(Step::Grab { slot, path: text(source)?, set, clear: 0, recursive: 1 });
+        steps.push(Step::Grab { slot, path: text(source)?, set, clear: 0, recursive: 1, links: 0 });
     }
     if let Rootfs::Directory { path, changes } = &plan.process.rootfs {
         return directory(plan, path, *changes, steps);
@@ -46,7 +53,7 @@ pub(super) fn enter(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineErr
 
 fn grab(plan: &Plan<'_>, path: &str, recursive: u64, steps: &mut Steps) -> Result<(), ConfineError> {
     let set = ATTR_RDONLY | ATTR_NODEV | suid(plan);
-    steps.push(Step::Grab { slot: ROOT_SLOT, path: text(path)?, set, clear: 0, recursive });
+    steps.push(Step::Grab { slot: ROOT_SLOT, path: text(path)?, set, clear: 0, recursive, links: 0 });
     Ok(())
 }
 
@@ -96,7 +103,7 @@ fn overlay(plan: &Plan<'_>, kept: Option<&Path>, steps: &mut Steps) -> Result<()
     steps.push(Step::Attach { slot: ROOT_SLOT, target: part("lower")?, make: 0 });
     if let Some(kept) = kept {
         let set = ATTR_NOSUID | ATTR_NODEV;
-        steps.push(Step::Grab { slot: LAYER_SLOT, path: path_text(kept)?, set, clear: 0, recursive: 0 });
+        steps.push(Step::Grab { slot: LAYER_SLOT, path: path_text(kept)?, set, clear: 0, recursive: 0, links: 1 });
         map_owners(plan, LAYER_SLOT, kept, steps)?;
         steps.push(Step::Attach { slot: LAYER_SLOT, target: part("layers")?, make: 0 });
     }

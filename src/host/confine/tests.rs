@@ -24,6 +24,7 @@ fn process(command: &[&str]) -> Process {
     }
 }
 
+static HIDDEN: Hidden = Hidden { root: Vec::new(), volumes: Vec::new() };
 static CEILINGS: Ceilings = Ceilings { hard: BTreeMap::new(), oom_score_adj_min: 0 };
 
 fn plan<'a>(name: &'a Name, process: &'a Process, env: &'a BTreeMap<String, String>) -> Plan<'a> {
@@ -37,7 +38,7 @@ fn plan<'a>(name: &'a Name, process: &'a Process, env: &'a BTreeMap<String, Stri
         mountpoint,
         layer: None,
         dev,
-        hidden: &[],
+        hidden: &HIDDEN,
         ids: None,
         ceilings: &CEILINGS,
         landlock: 0,
