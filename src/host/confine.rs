@@ -27,8 +27,16 @@ const ATTR_NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// Kernel paths that tell or give away too much: the runtime specification's and Docker's lists. What the host has mounted below `/sys`
 /// (debugfs, tracefs, bpf, efivars, cgroups) stays out of sight: sysfs is laid over itself without it.
-const MASKED_FILES: [&str; 6] =
-    ["/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug", "/proc/kmsg"];
+/// `/proc/interrupts` and the throttle counts tell when somebody types or computes (moby, GHSA-6fw5-f8r9-fgfm).
+const MASKED_FILES: [&str; 7] = [
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/proc/kmsg",
+];
 const MASKED_FOLDERS: [&str; 5] =
     ["/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"];
 /// An empty read-only folder inside the box, laid over what is masked.

@@ -8,7 +8,7 @@ use crate::model::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whether the kernel is new enough.
 pub fn check_kernel(release: &str) -> Result<(), HostError> {
@@ -51,6 +51,15 @@ pub fn ceilings() -> Result<Ceilings, HostError> {
     }
     // Raising the score and lowering it again to what it was is all that is allowed then (proc(5)); at 0 it begins.
     Ok(Ceilings { hard, oom_score_adj_min: 0 })
+}
+
+/// Where each CPU counts how often it was too hot, below `/sys/devices/system/cpu`. None where sysfs tells nothing.
+pub fn throttle_counts(cpus: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(cpus).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> =
+        entries.map(|entry| entry.path().join("thermal_throttle")).filter(|path| path.is_dir()).collect();
+    found.sort();
+    found
 }
 
 /// The whole disks there are, below `/sys/block`. None where sysfs tells nothing.

@@ -24,11 +24,12 @@ pub fn prepare(folder: &Path) -> Result<(), HostError> {
 /// Removes them. Depth does not matter: a workload may have nested its folders deeper than paths or stacks reach, so each is emptied of
 /// folders before its turn comes, by moving those up.
 pub fn remove(folder: &Path) -> Result<(), HostError> {
-    match flatten(folder) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(HostError::Layer { path: folder.to_owned(), source })
+    // Only the folder itself may be missing: something in it that is not found says nothing about the rest.
+    match folder.symlink_metadata() {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        found => {
+            found.and_then(|_| flatten(folder)).map_err(|source| HostError::Layer { path: folder.to_owned(), source })
         }
-        _ => Ok(()),
     }
 }
 
@@ -84,5 +85,8 @@ mod tests {
         remove(&layer).unwrap();
         assert!(!layer.exists() && outside.join("kept").exists());
         remove(&layer).unwrap();
+        // What is there and cannot be removed is not taken for gone.
+        std::os::unix::fs::symlink("nowhere", &layer).unwrap();
+        assert!(matches!(remove(&layer), Err(HostError::Layer { .. })));
     }
 }

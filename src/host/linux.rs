@@ -6,7 +6,7 @@
 
 use super::cgroup::{self, Backend};
 use super::confine::{self, Plan};
-use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact};
+use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact, throttle_counts};
 use super::gpu::Simulated;
 use super::life::{self, Witness};
 use super::processes::{Init, Processes, Reaped, Run, find_init};
@@ -142,11 +142,13 @@ impl Linux {
     fn paths(&self, record: &Record) -> Result<Paths, HostError> {
         let Record { spec, .. } = record;
         let process = self.resolved(&spec.process)?;
+        let mut hidden = sources::hidden(&process, &self.options.hidden)?;
+        hidden.root.extend(throttle_counts(Path::new("/sys/devices/system/cpu")));
         let kept = matches!(spec.process.rootfs.directory(), Some((_, Changes::Kept)));
         let layers = self.options.layers.as_ref().filter(|_| kept);
         Ok(Paths {
             tasks: self.backend.tasks(&spec.name),
-            hidden: sources::hidden(&process, &self.options.hidden)?,
+            hidden,
             process,
             layer: layers.map(|layers| layers::folder(layers, &spec.name)),
         })

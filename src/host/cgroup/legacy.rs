@@ -31,6 +31,8 @@ const READ: [&str; 5] = ["cgroup.procs", "cpu.stat", "memory.usage_in_bytes", "p
 
 /// Times a group is emptied by hand, where `cgroup.kill` does not reach, before the rest is left to the next pass.
 const KILL_ROUNDS_MAX: usize = 16;
+/// Times it is looked for processes that were forked while the others were moved. Each round leaves only children of those not yet moved.
+const MOVE_ROUNDS_MAX: usize = 16;
 
 /// v1 hierarchies, and a v2 tree if there is one.
 #[derive(Debug)]
@@ -81,19 +83,19 @@ impl Legacy {
 
     /// Joins the hierarchy of a control file, with everything that runs already.
     fn join(&self, name: &Name, file: &str) -> Result<(), CgroupError> {
-        let pids = self.processes(name)?;
         let home = self.homes.get(file).ok_or_else(|| CgroupError::NoSuchFile { file: file.to_owned() })?;
         let path = home.join(directory_name(name));
         fs::create_dir(&path).map_err(|source| CgroupError::Create { path: path.clone(), source })?;
-        for pid in pids {
-            match fs::write(path.join("cgroup.procs"), pid.to_string()) {
+        let procs = path.join("cgroup.procs");
+        move_all(
+            || self.processes(name),
+            |pid| match fs::write(&procs, pid.to_string()) {
                 Err(source) if source.raw_os_error() != Some(libc::ESRCH) => {
-                    return Err(CgroupError::Write { path: path.join("cgroup.procs"), value: pid.to_string(), source });
+                    Err(CgroupError::Write { path: procs.clone(), value: pid.to_string(), source })
                 }
-                _ => {}
-            }
-        }
-        Ok(())
+                _ => Ok(()),
+            },
+        )
     }
 
     fn path_of(&self, name: &Name, file: &str) -> Result<PathBuf, CgroupError> {
@@ -110,6 +112,26 @@ impl Legacy {
             Err(source) => Err(CgroupError::Read { path, source }),
         }
     }
+}
+
+/// Moves everything there is. A process that forks before its turn leaves a child behind, so it is looked again until nobody is new: a child
+/// of one that was moved is born where it is.
+fn move_all(
+    list: impl Fn() -> Result<Vec<u32>, CgroupError>,
+    put: impl Fn(u32) -> Result<(), CgroupError>,
+) -> Result<(), CgroupError> {
+    let mut moved = BTreeSet::new();
+    for _ in 0..MOVE_ROUNDS_MAX {
+        let new: Vec<u32> = list()?.into_iter().filter(|pid| !moved.contains(pid)).collect();
+        if new.is_empty() {
+            break;
+        }
+        for pid in new {
+            put(pid)?;
+            moved.insert(pid);
+        }
+    }
+    Ok(())
 }
 
 /// What holds without a group of one's own, of the files in hierarchies that are joined when needed.
@@ -373,5 +395,25 @@ impl Backend for Legacy {
             paths.find_map(|path| fs::read_to_string(path).ok())
         });
         found.map_or_else(cpus_of_this_process, Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn what_was_forked_while_others_were_moved_is_moved_too() {
+        // 7 forks 8 before its turn; 9 is born where 8 has been moved to, and listed all the same.
+        let (rounds, moved) =
+            (RefCell::new(vec![vec![1, 7, 8, 9], vec![1, 7, 8], vec![1, 7]]), RefCell::new(Vec::new()));
+        let list = || Ok(rounds.borrow_mut().pop().unwrap_or(vec![1, 7, 8, 9]));
+        let put = |pid| {
+            moved.borrow_mut().push(pid);
+            Ok(())
+        };
+        move_all(list, put).unwrap();
+        assert_eq!(*moved.borrow(), [1, 7, 8, 9]);
     }
 }
