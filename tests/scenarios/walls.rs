@@ -202,6 +202,7 @@ fn a_link_that_a_workload_made_leads_no_other_out_of_its_volume() {
     let app = format!("volumes: [{{source: {}, target: /mnt}}]", path("app"));
     let script = format!("rmdir /mnt/shared && ln -s {} /mnt/shared && echo swapped; sleep 1000", path("secret"));
     world.put("a.yaml", &format!("{app}\ncommand: [sh, -c, {}]", serde_json::to_string(&script).unwrap()));
+    world.wait_running("a");
     super::world::eventually("it is swapped", || world.logs("a") == "swapped\n");
     assert_eq!(fs::symlink_metadata(path("app/shared")).unwrap().uid(), 0, "root's, by the looks of it");
     for (name, fields) in [
