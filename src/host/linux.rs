@@ -100,7 +100,7 @@ impl Linux {
         let image = Image::load(init::PROGRAM)?;
         let boot_id = read_fact("the boot id", "/proc/sys/kernel/random/boot_id")?;
         let processes = Processes::watch(changed)?;
-        let written = Mutex::new(written_by(&traces)?);
+        let written = Mutex::new(sources::written_by(&traces)?);
         let (seccomp, landlock, ceilings) = (Compiler::default(), landlock_version(), ceilings()?);
         Ok(Linux {
             options,
@@ -224,17 +224,6 @@ impl Linux {
         let _ = self.backend.remove(name);
         let _ = self.traces.abandon(name, instance);
     }
-}
-
-/// What the workloads of which there are traces may write, as far as those can be read.
-fn written_by(traces: &Traces) -> Result<Written, HostError> {
-    let mut written = Written::new();
-    for name in traces.names()? {
-        let Some(record) = traces.newest(&name).ok().flatten().and_then(|trace| trace.boxed.record) else { continue };
-        // Its links were judged when it was started.
-        written.extend(sources::written(&record.spec.process).map(|path| path.canonicalize().unwrap_or(path)));
-    }
-    Ok(written)
 }
 
 impl Witness for Linux {

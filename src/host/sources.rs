@@ -10,6 +10,7 @@
 //! of the same volume.
 
 use super::HostError;
+use super::traces::Traces;
 use crate::model::isolation::{Rootfs, VolumeSource};
 use crate::model::spec::Process;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, readlinkat};
@@ -52,6 +53,17 @@ pub fn written(process: &Process) -> impl Iterator<Item = PathBuf> {
         VolumeSource::Host(source) => Some(PathBuf::from(source)),
         VolumeSource::Tmpfs { .. } => None,
     })
+}
+
+/// What the workloads of which there are traces may write, as far as those can be read.
+pub fn written_by(traces: &Traces) -> Result<Written, HostError> {
+    let mut folders = Written::new();
+    for name in traces.names()? {
+        let Some(record) = traces.newest(&name).ok().flatten().and_then(|trace| trace.boxed.record) else { continue };
+        // Its links were judged when it was started.
+        folders.extend(written(&record.spec.process).map(|path| path.canonicalize().unwrap_or(path)));
+    }
+    Ok(folders)
 }
 
 fn resolve(path: &Path, written: &Written) -> Result<PathBuf, HostError> {
