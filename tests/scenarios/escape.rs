@@ -286,14 +286,7 @@ fn no_cgroup_file_is_written() {
 
 #[test]
 fn kernel_memory_log_and_switches_stay_shut() {
-    let secrets = [
-        "read:/dev/kmsg",
-        "read:/proc/interrupts",
-        "read:/proc/kcore",
-        "read:/proc/kmsg",
-        "read:/proc/keys",
-        "read:/proc/timer_list",
-    ];
+    let secrets = ["read:/dev/kmsg", "read:/proc/kcore", "read:/proc/kmsg", "read:/proc/keys", "read:/proc/timer_list"];
     let switches =
         ["write:/proc/sysrq-trigger", "write:/proc/sys/vm/drop_caches", "write:/proc/irq/default_smp_affinity"];
     let names = [&secrets[..], &switches].concat();
@@ -308,14 +301,12 @@ fn kernel_memory_log_and_switches_stay_shut() {
     let shut = |name: &&str| ["EROFS", "ENOENT"].contains(&outcomes[*name].as_str());
     assert!(secrets.iter().all(masked) && switches.iter().all(shut), "{outcomes:#?}");
     let outcomes = outside(&names);
-    assert!(
-        outcomes.values().filter(|outcome| *outcome == "done").count() >= 4,
-        "few of them are here at all: {outcomes:#?}"
-    );
+    let here = outcomes.values().filter(|outcome| *outcome == "done").count();
+    assert!(here >= 4, "few of them are here at all: {outcomes:#?}");
     refused(&["kernel-log"]);
     tries(
         "dmesg | grep . && echo ESCAPED
-         [ -z \"$(ls /sys/devices/system/cpu/cpu*/thermal_throttle/* 2>/dev/null)\" ] || echo ESCAPED throttle counts
+         [ -z \"$(head -c 1 /proc/interrupts; ls /sys/devices/system/cpu/cpu*/thermal_throttle/* 2>/dev/null)\" ] || echo ESCAPED counts
          for place in debug tracing security bpf; do [ -z \"$(ls /sys/kernel/$place 2>/dev/null)\" ] || echo ESCAPED $place; done",
     );
 }
