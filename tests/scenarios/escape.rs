@@ -333,10 +333,9 @@ fn without_a_network_nobody_is_reached() {
     let world = World::running();
     let reach = format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null && echo reached");
     assert_eq!(inside(&world, "beside", "", &reach), "reached\n", "on the host's network it is");
-    let script = format!(
-        "ls /sys/class/net; cat /sys/class/net/lo/flags; {reach}; wc -l </proc/net/dev; cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
-    );
-    assert_eq!(inside(&world, "alone", "network: none", &script), "lo\n0x9\n3\n0\n", "its loopback is up (IFF_UP, 1)");
+    let facts = "cat /sys/class/net/lo/flags; wc -l </proc/net/dev; cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    let script = format!("ls /sys/class/net; {reach}; {facts}");
+    assert_eq!(inside(&world, "alone", "network: none", &script), "lo\n0x9\n3\n0\n", "with its loopback up (1)");
 }
 
 /// The host can do what it did: start processes, and workloads.
