@@ -31,9 +31,7 @@ impl Host {
             format!("mount -t tmpfs -o mode=700,size={bytes} tmpfs {} && ", self.world.path(folder).display())
         };
         let mounts: String = mounts.iter().map(mount).collect();
-        self.world.start_after(&format!(
-            "exec unshare --mount sh -c '{mounts}{then} && exec \"$@\" --job-cpu-threshold 100' sh \"$@\""
-        ));
+        self.world.start_after(&format!("exec unshare --mount sh -c '{mounts}{then} && exec \"$@\"' sh \"$@\""));
     }
 
     /// A path as the controller sees it.
@@ -282,7 +280,7 @@ fn a_full_runtime_folder_stops_nothing_and_forgets_no_end() {
     let inside = PathBuf::from(format!("/proc/{}/root", holder.id())).join(traces.strip_prefix("/").unwrap());
     let mounted = || fs::read_to_string(format!("/proc/{}/mounts", holder.id())).unwrap_or_default();
     eventually("it is mounted", || mounted().contains(traces.to_str().unwrap()));
-    let join = format!("exec nsenter -t {} -m \"$@\" --job-cpu-threshold 100", holder.id());
+    let join = format!("exec nsenter -t {} -m \"$@\"", holder.id());
     host.world.start_after(&join);
     for name in ["web", "dies"] {
         host.world.put(&format!("{name}.yaml"), "restart: {initialDelay: 10ms}\ncommand: sleep infinity");

@@ -32,10 +32,7 @@ impl Site {
         assert!(missing.is_empty(), "not installed: {missing:?}\n  help: as root, tests/programs/install");
         let mut world = World::new();
         fs::create_dir(world.path("srv")).unwrap();
-        let inside = format!(
-            "ip link set lo up && mount --bind {} /srv && exec \"$@\" --job-cpu-threshold 100",
-            world.path("srv").display()
-        );
+        let inside = format!("ip link set lo up && mount --bind {} /srv && exec \"$@\"", world.path("srv").display());
         world.start_after(&format!("exec unshare --mount --net sh -c '{inside}' sh \"$@\""));
         Site { world }
     }
