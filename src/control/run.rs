@@ -32,6 +32,15 @@ pub struct Handle {
     pub board: Arc<Board>,
 }
 
+impl Handle {
+    /// A handle on a loop that has ended: nothing is known and nobody takes commands.
+    pub fn closed() -> Handle {
+        let (commands, _) = mpsc::channel(1);
+        let (_, snapshots) = cell::channel(Arc::new(Snapshot::default()));
+        Handle { journal: Arc::new(Journal::new(Vec::new())), commands, snapshots, board: Arc::default() }
+    }
+}
+
 /// The threads that tasks are done on, a bounded number at a time, and the way their results come back.
 pub struct Threads {
     workers: Arc<Semaphore>,
