@@ -329,7 +329,8 @@ impl State {
     }
 
     fn see(&mut self, name: &Name, mut seen: Observed) {
-        if self.blind.remove(name) {
+        let was_blind = self.blind.remove(name);
+        if was_blind {
             self.setbacks.remove(name);
         }
         if self.observed.get(name) == Some(&seen) {
@@ -351,6 +352,10 @@ impl State {
             self.observed.remove(name);
         } else {
             self.observed.insert(name.clone(), seen);
+        }
+        if was_blind {
+            // Only now is it known which manifest it came from, and that may be one that cannot be read.
+            self.gather();
         }
     }
 

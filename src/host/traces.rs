@@ -137,7 +137,10 @@ impl Traces {
 
     /// Removes the folder of one run.
     pub fn abandon(&self, name: &Name, number: u64) -> Result<(), TraceError> {
-        remove(&self.of(name).join(number.to_string()))
+        remove(&self.of(name).join(number.to_string()))?;
+        // With its last run the workload's own folder goes, or nobody would ever look there again. It fails while there is another.
+        let _ = fs::remove_dir(self.of(name));
+        Ok(())
     }
 
     /// Removes the folders of all runs but one.

@@ -97,6 +97,7 @@ impl World {
             Disk::write(&mut self.disk.kernel, (key, value));
         }
         self.forget_what_is_lost();
+        self.excuse_the_untold();
         self.disk.memory = self.disk.kernel.clone();
         (self.disk.flush_failed, self.disk.syncing) = (false, false);
     }

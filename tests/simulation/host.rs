@@ -261,6 +261,7 @@ impl Host for Machine {
             let _ = self.remove_group(name);
             let _ = self.step("undo.abandon", name, |world| {
                 world.kernel.traces.get_mut(name).map(|runs| runs.remove(&number));
+                world.kernel.traces.retain(|_, runs| !runs.is_empty());
                 Ok(())
             });
         }

@@ -66,6 +66,22 @@ impl World {
         for name in lost {
             self.truth.completed.remove(&name);
         }
+        // The same goes for other ends.
+        for run in &mut self.kernel.runs {
+            let known = self.disk.flushed(&run.name).and_then(|record| record.last_exit);
+            let told = known.is_some_and(|exit| exit.instance >= run.number);
+            let traced = self.kernel.traces.get(&run.name).is_some_and(|runs| runs.contains_key(&run.number));
+            run.excused |= !told && !traced;
+        }
+    }
+
+    /// Ends that were in nobody's memory but the controller's, which is gone.
+    pub fn excuse_the_untold(&mut self) {
+        for run in &mut self.kernel.runs {
+            let traces = self.kernel.traces.get(&run.name).and_then(|runs| runs.get(&run.number));
+            let unreported = run.end.is_some() && !run.reported;
+            run.excused |= unreported && traces.is_none_or(|files| files.started.is_none());
+        }
     }
 
     /// The controller was told that the disk takes nothing: what it knew is lost with it.
@@ -99,7 +115,9 @@ impl World {
         let run = &self.kernel.runs[id];
         let edited = self.truth.edited.get(&run.name).copied();
         let reason = edited.is_some_and(|at| at + UNDER_WAY_MAX >= run.born);
-        let unwanted = self.is_unwanted(&run.record.spec);
+        let owner = self.disk.record(&run.name).map(|record| record.origin.path);
+        let orphaned = owner.is_some_and(|path| !self.shelf.files.contains_key(&path));
+        let unwanted = orphaned || self.is_unwanted(&run.record.spec);
         let healthy = matches!(run.stage, Stage::SettingUp | Stage::Running) && !run.excused && !run.asked_to_stop;
         if healthy && !reason && !unwanted {
             let (name, number) = (run.name.clone(), run.number);
@@ -137,7 +155,7 @@ impl World {
             let end = run.end.as_ref().map_or_else(|| "goes on".to_owned(), ToString::to_string);
             if !told && !self.disk.flush_failed {
                 self.violate(format!("the end of run {number} of {name} ({end}) is forgotten"));
-            } else if !right && !matches!(run.end, Some(Outcome::NotStarted { .. })) {
+            } else if !right && !self.disk.flush_failed && !matches!(run.end, Some(Outcome::NotStarted { .. })) {
                 let known = known.map(|exit| exit.outcome.to_string()).unwrap_or_default();
                 self.violate(format!("run {number} of {name}: {end}, but is remembered as: {known}"));
             }
@@ -168,7 +186,9 @@ impl World {
                 let claims = file.parsed.workloads.iter().filter(|(spec, _)| spec.name == run.name);
                 claims.into_iter().any(|(spec, _)| spec.resources.cpu != run.record.spec.resources.cpu)
             };
-            let edited = self.shelf.files.values().any(wants_other_cpus);
+            // It gives CPUs back in the same instant in which others get them.
+            let lately = self.truth.edited.get(&run.name).is_some_and(|at| at + UNDER_WAY_MAX >= self.now);
+            let edited = lately || self.shelf.files.values().any(wants_other_cpus);
             // Two grants that were made in different lives may overlap when records of one were lost; that is not mended under a run.
             if still && !edited && !self.lost_writes && !fenced.is_disjoint(&mine) {
                 let what = format!("{written} is put on CPUs {mine}, of which {fenced} are {}'s alone", run.name);

@@ -230,12 +230,17 @@ impl Case<'_, '_> {
         elsewhere.cloned().or_else(fewer).unwrap_or_else(|| format!("{} was deleted", self.record.origin.path))
     }
 
-    /// What of a run that nothing tells of cannot be taken for what the record says: devices that nobody knows it by.
+    /// What of a run that nothing tells of is not as it is to be. It is what the record says that was stored before this pass, but for
+    /// devices that nobody knows it by.
     fn untold(&mut self) -> Vec<&'static str> {
         let message = "the traces of its start are lost or unreadable; it is taken for what its record says";
         self.find(ConditionKind::Degraded, true, "TracesLost", message);
-        let unleased = self.record.spec.gpu.is_some() && self.record.grant.is_none();
-        if unleased { vec!["gpu lease"] } else { Vec::new() }
+        let stored = self.input.records.get(&self.record.spec.name);
+        let mut fields = stored.map_or_else(Vec::new, |stored| replacement_reasons(&stored.spec, &self.record.spec));
+        if fields.is_empty() && self.record.spec.gpu.is_some() && self.record.grant.is_none() {
+            fields.push("gpu lease");
+        }
+        fields
     }
 
     /// No run of it is seen.

@@ -114,7 +114,8 @@ impl Case<'_, '_> {
         if grant.fenced.is_empty() {
             return None;
         }
-        let Input { observed, busy, .. } = self.input;
+        let Input { observed, busy, records, .. } = self.input;
+        let own = &self.record.spec.name;
         let seen_there = |name: &Name| {
             let group = observed.get(name).and_then(|seen| seen.group.as_ref());
             let held = group.and_then(|group| group.settings.get("cpuset.cpus"));
@@ -123,8 +124,14 @@ impl Case<'_, '_> {
         let on_its_way = |(name, holding): &(&Name, &Holding)| {
             busy.contains(*name) && !holding.grant.cpus.is_disjoint(&grant.fenced)
         };
-        let own = &self.record.spec.name;
+        // A step that is under way was decided on the grant that is recorded, whatever this pass would rather give.
+        let decided = |name: &&Name| {
+            let held = records.get(*name).and_then(|record| record.grant.as_ref());
+            *name != own && held.is_some_and(|held| !held.cpus.is_disjoint(&grant.fenced))
+        };
         let seen = observed.keys().find(|name| *name != own && seen_there(name));
-        seen.or_else(|| self.ledger.others(own).find(on_its_way).map(|(name, _)| name)).cloned()
+        seen.or_else(|| self.ledger.others(own).find(on_its_way).map(|(name, _)| name))
+            .or_else(|| busy.iter().find(decided))
+            .cloned()
     }
 }

@@ -183,3 +183,50 @@ fn an_end_that_we_forced_is_told_as_that() {
     let last = world.records.values().next().unwrap().last_exit.clone().unwrap();
     assert_eq!(last.outcome.to_string(), "killed by SIGKILL");
 }
+
+#[test]
+fn a_backoff_ends_although_the_clock_was_set_back() {
+    let mut world = World::new(4);
+    world.now = Timestamp(3_600_000);
+    world.file("web.yaml", "command: a\nrestart: {maxDelay: 10s}").settle();
+    world.exit_code("web", 1);
+    world.settle();
+    world.now = Timestamp(0);
+    world.settle();
+    for _ in 0..10 {
+        world.after(1000).settle();
+    }
+    let instance = world.observed.values().next().and_then(|seen| seen.instance.as_ref());
+    assert_eq!(instance.unwrap().number, 2, "ten seconds are the longest wait, by whatever clock");
+}
+
+#[test]
+fn what_does_not_die_is_killed_again_although_the_clock_was_set_back() {
+    let mut world = World::new(4);
+    world.now = Timestamp(3_600_000);
+    world.file("web.yaml", "command: a\nstop: {grace: 0s}").settle();
+    world.files.clear();
+    world.pass();
+    let remember = |world: &mut World| {
+        let work = world.plan().work.into_iter().next()?;
+        work.record.map(|record| world.records.insert(work.name.clone(), record));
+        Some(work.act)
+    };
+    assert_eq!(remember(&mut world), Some(Act::Kill));
+    world.now = Timestamp(5);
+    assert_ne!(remember(&mut world), Some(Act::Kill), "a second has not gone by");
+    world.after(1000);
+    assert_eq!(remember(&mut world), Some(Act::Kill));
+}
+
+#[test]
+fn an_edit_replaces_a_run_whose_traces_are_lost() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a").settle();
+    let instance = world.observed.values_mut().next().unwrap().instance.as_mut().unwrap();
+    (instance.number, instance.record) = (0, None);
+    world.file("web.yaml", "command: b");
+    let stop = world.plan().work.remove(0);
+    assert!(matches!(stop.act, Act::Stop { .. }), "{stop:?}");
+    assert_eq!(stop.reason, "a new command needs a new process");
+}

@@ -1,6 +1,7 @@
 //! Who gets room, who waits, and that exclusive CPUs are exclusive at every moment.
 
 use super::World;
+use crate::plan::Act;
 use std::time::Duration;
 
 #[test]
@@ -180,4 +181,21 @@ fn a_raised_limit_widens_the_cpuset() {
     web: resize (cpu.max 100000 100000 -> 400000 100000, cpuset.cpus 0,8 -> 0-1,8-9)
       web Running Ready=true Running: pid 100
     ");
+}
+
+#[test]
+fn an_exclusive_workload_waits_for_a_start_that_is_under_way_on_its_cpus() {
+    let mut world = World::new(4);
+    world.file("a.yaml", "command: a\ncpu: 250m").settle();
+    // Its run has ended and the next one is being started, on the CPUs that are recorded.
+    world.observed.clear();
+    world.busy.insert("a".parse().unwrap());
+    world.file("x.yaml", "command: x\ncpu: {class: exclusive, request: 1}");
+    for _ in 0..3 {
+        let work = world.plan().work;
+        assert!(work.iter().all(|work| matches!(work.act, Act::Remember)), "{work:?}");
+        world.records.extend(work.into_iter().filter_map(|work| Some((work.name, work.record?))));
+    }
+    let grants: Vec<_> = world.records.values().map(|record| record.grant.clone().unwrap().cpus).collect();
+    assert_eq!(grants[0], grants[1], "they meet on no CPU, which shows nothing");
 }
