@@ -16,7 +16,7 @@ use crate::plan::foreground;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{geteuid, getpgrp, tcgetpgrp};
 use std::fs;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,6 +25,7 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 /// The exit code when the command could not be run at all, as with Docker.
 pub const NOT_RUN: u8 = 125;
@@ -42,6 +43,11 @@ pub const FORWARDED: [SignalKind; 6] = [
     SignalKind::user_defined1(),
     SignalKind::user_defined2(),
 ];
+/// Those among them that ask a command to end.
+const ENDING: [SignalKind; 4] =
+    [SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate(), SignalKind::hangup()];
+/// How long a killed cgroup may take to be empty before it is killed again.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
 /// Cgroups of a run that has ended are empty a few milliseconds later.
 const CLEAR_TRIES: u32 = 50;
 const CLEAR_AGAIN: Duration = Duration::from_millis(20);
@@ -134,9 +140,10 @@ fn start(host: &Linux, wanted: Wanted) -> anyhow::Result<()> {
     host.start(&Start { record: &plan.record, writes: &plan.writes, env: &env }).map_err(told)
 }
 
-/// Starts the command, and passes signals on until it has ended.
+/// Starts the command, and passes signals on until it has ended; from the first that asks it to, it has its grace and no longer.
 fn start_and_follow(host: &Linux, wanted: Wanted, ended: &Notify) -> anyhow::Result<Exit> {
     let name = &wanted.spec.name.clone();
+    let mut ending = Ending::new(wanted.spec.stop.grace);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot wait for the command")?;
     runtime.block_on(async {
@@ -149,7 +156,7 @@ fn start_and_follow(host: &Linux, wanted: Wanted, ended: &Notify) -> anyhow::Res
         loop {
             let seen = host.observe(name).map_err(|error| anyhow!("{}", chain(&error)))?;
             match seen.instance.map(|instance| instance.life) {
-                Some(Life::Ended(exit)) => return Ok(exit),
+                Some(Life::Ended(exit)) => return Ok(ending.conclude(exit)),
                 None => bail!("{name} is gone without a trace"),
                 Some(Life::Starting | Life::Running { .. }) => {}
             }
@@ -161,10 +168,70 @@ fn start_and_follow(host: &Linux, wanted: Wanted, ended: &Notify) -> anyhow::Res
             // Both can be dropped and made again: a Notify keeps its permit, a signal its mark.
             tokio::select! {
                 () = ended.notified() => {}
-                kind = caught => forward(host, name, kind)?,
+                kind = caught => {
+                    forward(host, name, kind)?;
+                    ending.asked(kind);
+                }
+                () = ending.over() => {
+                    host.kill(name).map_err(|error| anyhow!("{}", chain(&error)))?;
+                    ending.killed();
+                }
             }
         }
     })
+}
+
+/// When a command that was asked to end has to be gone.
+struct Ending {
+    grace: Duration,
+    asked: bool,
+    kill_at: Option<Instant>,
+    killed: bool,
+}
+
+impl Ending {
+    fn new(grace: Duration) -> Ending {
+        Ending { grace, asked: false, kill_at: None, killed: false }
+    }
+
+    /// The first signal begins the grace, a second one ends it. Not a hangup: the shell and the kernel each send one when a terminal is
+    /// lost, and systemd one right after SIGTERM (`SendSIGHUP=`), so a second one is nobody's impatience.
+    fn asked(&mut self, kind: SignalKind) {
+        if self.killed || !ENDING.contains(&kind) {
+            return;
+        }
+        let now = Instant::now();
+        if !self.asked {
+            // Past the end of the clock: never.
+            self.kill_at = now.checked_add(self.grace);
+        } else if kind != SignalKind::hangup() {
+            self.kill_at = Some(now);
+        }
+        self.asked = true;
+    }
+
+    /// Comes back when the grace is over. Can be dropped and made again: it holds nothing but the time.
+    async fn over(&self) {
+        match self.kill_at {
+            Some(at) => sleep_until(at).await,
+            None => pending().await,
+        }
+    }
+
+    fn killed(&mut self) {
+        self.killed = true;
+        self.kill_at = Instant::now().checked_add(KILL_AGAIN);
+    }
+
+    /// Killed by us with its init, which could not say so any more.
+    fn conclude(&self, exit: Exit) -> Exit {
+        match exit.outcome {
+            Outcome::Lost | Outcome::OutOfMemory if self.killed => {
+                Exit { outcome: Outcome::Killed { signal: Signal::KILL }, ..exit }
+            }
+            _ => exit,
+        }
+    }
 }
 
 /// What a terminal sends, the command gets itself: it is in the same foreground group.

@@ -1,14 +1,16 @@
 //! `containerctl run`: one workload, no controller.
 
 use super::kernel;
+use super::terminal::Terminal;
 use super::world::{PROGRAM, Said, clear_cgroups, eventually, in_repository, signal};
 use nix::sys::signal::Signal;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -45,6 +47,19 @@ impl Foreground {
     /// Starts it, and waits until its command runs.
     fn spawn(&self, text: &str) -> (Child, u32) {
         let child = self.command(&self.manifest(text)).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        self.running(child)
+    }
+
+    /// The same on a terminal, in a session of its own.
+    fn spawn_on(&self, terminal: &Terminal, text: &str) -> (Child, u32) {
+        let inner = self.command(&self.manifest(text));
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(inner.get_program()).args(inner.get_args());
+        command.stdin(terminal.stdio()).stdout(terminal.stdio()).stderr(terminal.stdio());
+        self.running(command.spawn().unwrap())
+    }
+
+    fn running(&self, child: Child) -> (Child, u32) {
         let group = self.group(&child);
         let command = Cell::new(None);
         eventually("its command runs", || {
@@ -59,6 +74,19 @@ impl Foreground {
         (child, command.get().unwrap())
     }
 
+    /// A command that no signal ends but SIGKILL, and a child that does not either.
+    fn spawn_deaf(&self, grace: &str, terminal: Option<&Terminal>) -> (Child, u32) {
+        let command = r#"[sh, -c, 'trap "" TERM INT HUP QUIT USR1; sleep infinity & sleep infinity']"#;
+        let text = format!("stop: {{grace: {grace}}}\ncommand: {command}");
+        let (child, command) = match terminal {
+            Some(terminal) => self.spawn_on(terminal, &text),
+            None => self.spawn(&text),
+        };
+        // It was called `sh` before it ignored anything; once it has a child, it does.
+        eventually("it ignores signals", || kernel::processes(&self.group(&child)).len() >= 3);
+        (child, command)
+    }
+
     fn group(&self, child: &Child) -> String {
         format!("/{}/{}/task.workload", self.parent, child.id())
     }
@@ -70,6 +98,17 @@ impl Foreground {
         groups.iter().all(|path| empty(path))
             && fs::read_dir(self.dir.path().join("run/run")).is_ok_and(|mut runs| runs.next().is_none())
     }
+}
+
+/// The code that it ends with, which it has to within the patience of a test.
+fn exit_code(child: &mut Child) -> i32 {
+    let code = Cell::new(None);
+    let ended = RefCell::new(child);
+    eventually("it ends", || {
+        code.set(ended.borrow_mut().try_wait().unwrap().and_then(|status| status.code()));
+        code.get().is_some()
+    });
+    code.get().unwrap()
 }
 
 impl Drop for Foreground {
@@ -112,6 +151,49 @@ fn it_speaks_on_the_callers_terminal_inside_the_same_box() {
     assert_ne!(kernel::namespace(&command.to_string(), "pid"), kernel::namespace("self", "pid"));
     signal(child.id(), Signal::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(143), "the command ended by the signal that was passed on");
+    assert!(run.is_clean());
+}
+
+#[test]
+fn a_command_that_ignores_signals_is_killed_when_its_grace_is_over() {
+    let run = Foreground::new();
+    for ending in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        let (mut child, command) = run.spawn_deaf("700ms", None);
+        signal(child.id(), Signal::SIGUSR1);
+        std::thread::sleep(Duration::from_millis(900));
+        assert!(kernel::is_alive(command), "SIGUSR1 does not ask it to end");
+        let asked = Instant::now();
+        signal(child.id(), ending);
+        assert_eq!(exit_code(&mut child), 137, "{ending}");
+        assert!(asked.elapsed() >= Duration::from_millis(700), "{ending}: its grace was {:?}", asked.elapsed());
+        assert!(!kernel::is_alive(command), "{ending}");
+    }
+    assert!(run.is_clean());
+}
+
+#[test]
+fn a_second_signal_is_not_waited_for_but_a_second_hangup_is_no_signal_of_impatience() {
+    let run = Foreground::new();
+    let (mut child, command) = run.spawn_deaf("1h", None);
+    signal(child.id(), Signal::SIGTERM);
+    signal(child.id(), Signal::SIGHUP);
+    std::thread::sleep(Duration::from_millis(500));
+    signal(child.id(), Signal::SIGHUP);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(kernel::is_alive(command), "it still has its grace");
+    signal(child.id(), Signal::SIGINT);
+    assert_eq!(exit_code(&mut child), 137);
+    assert!(run.is_clean());
+}
+
+#[test]
+fn what_a_terminal_sends_begins_the_grace_too() {
+    let run = Foreground::new();
+    let mut terminal = Terminal::new();
+    let (mut child, command) = run.spawn_deaf("500ms", Some(&terminal));
+    terminal.master.write_all(b"\x03").unwrap();
+    assert_eq!(exit_code(&mut child), 137);
+    assert!(!kernel::is_alive(command));
     assert!(run.is_clean());
 }
 

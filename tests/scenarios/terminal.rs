@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 const SIZE: Winsize = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
 
 /// A terminal of the host's.
-struct Terminal {
-    master: File,
+pub struct Terminal {
+    pub master: File,
     peer: OwnedFd,
 }
 
 impl Terminal {
-    fn new() -> Terminal {
+    pub fn new() -> Terminal {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         unlockpt(&master).unwrap();
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -31,7 +31,7 @@ impl Terminal {
         Terminal { master: master.into(), peer }
     }
 
-    fn stdio(&self) -> Stdio {
+    pub fn stdio(&self) -> Stdio {
         self.peer.try_clone().unwrap().into()
     }
 
