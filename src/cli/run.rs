@@ -1,12 +1,12 @@
 //! `containerctl run FILE`: one workload in the foreground, in the same box and under the same limits as with a controller, on the caller's
 //! terminal. It ends when the command does, and takes the command with it if it is killed.
 
+mod manifest;
+
 use super::{MANIFESTS, RunArgs, STATE, output};
 use crate::host::gpu::Simulated;
 use crate::host::linux::{Linux, Options};
 use crate::host::{Host, HostError, Start, cgroup, chain};
-use crate::manifest::diagnostic::Severity;
-use crate::manifest::parse;
 use crate::model::desired::Wanted;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::name::Name;
@@ -56,7 +56,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if !geteuid().is_root() {
         bail!("running a workload needs root\n  help: sudo containerctl run {}", args.file.display());
     }
-    let wanted = read(&args.file)?;
+    let wanted = manifest::read(&args.file)?;
     let name = wanted.spec.name.clone();
     // Open to all, as the controller makes it: what is inside is not.
     fs::create_dir_all(&args.runtime_dir).with_context(|| format!("cannot make {}", args.runtime_dir.display()))?;
@@ -81,29 +81,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     drop(host);
     remove(&own, &parent);
     Ok(code(&exit?.outcome))
-}
-
-/// The one workload of a file.
-fn read(file: &Path) -> anyhow::Result<Wanted> {
-    let path = file.display().to_string();
-    let bytes = fs::read(file).with_context(|| format!("cannot read {path}"))?;
-    let parsed = parse(&path, &bytes);
-    for found in &parsed.diagnostics {
-        output::complain(&found.to_string());
-    }
-    if parsed.diagnostics.iter().any(|found| found.severity == Severity::Error) {
-        bail!("{path} is refused");
-    }
-    let mut workloads = parsed.workloads;
-    match (workloads.pop(), workloads.len()) {
-        (Some((spec, origin)), 0) => Ok(Wanted { spec, origin }),
-        (_, others) => {
-            bail!(
-                "{path} has {} workloads, expected one\n  help: put the one to run into a file of its own",
-                others + 1
-            )
-        }
-    }
 }
 
 /// The GPUs to choose from. A host that has none gets a simulated one, said aloud, where the workload asks for one: that is what makes

@@ -250,6 +250,12 @@ fn what_is_wrong_is_said_and_nothing_is_run() {
     for (text, word) in [
         ("command: [", "task.yaml:1:10"),
         ("name: a\ncommand: x\n---\nname: b\ncommand: y", "2 workloads, expected one"),
+        ("command: x\nreplicas: 3", "replicas: run starts one: "),
+        ("command: x\nreplicas: 3", "help: take `replicas` out of the file"),
+        ("command: 'true'\nsuspend: true", "suspend: "),
+        ("command: 'true'\nsuspend: true", "help: write `suspend: false`"),
+        ("command: 'true'\nhosts: {hostname: not.this}", "is for hosts with hostname=not.this; this one has hostname="),
+        ("command: 'true'\nhosts: {role: gpu}", "this one has no label role\n  help: take `hosts` out"),
         ("command: x\ngpu: 9", "no room: 9 whole GPUs"),
         ("command: x\nmemory: {request: 900Ti}", "no room: memory.request"),
         ("command: x\nworkdir: /no/such/folder", "cannot enter workdir /no/such/folder"),
@@ -258,5 +264,34 @@ fn what_is_wrong_is_said_and_nothing_is_run() {
         assert!(said.code == 125 || said.code == 126, "{text:?}: {said:?}");
         assert!(said.err.contains(word), "{text:?}: {said:?}");
     }
+    assert!(run.is_clean());
+}
+
+#[test]
+fn what_only_a_controller_does_is_said_in_a_line_each() {
+    let run = Foreground::new();
+    let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let said = |text: &str| {
+        let said = run.run(text);
+        assert_eq!(said.code, 0, "{said:?}");
+        said.err
+    };
+    let job = "kind: job\ncommand: 'true'\nafter: [db]\nretries: 2\nrestart: on-failure\nschedule: '@daily'\n";
+    assert_eq!(
+        said(job),
+        "containerctl: warning: after is kept by the controller: a run in the foreground waits for nothing\n\
+         containerctl: warning: restart is kept by the controller: a run in the foreground ends with its command\n\
+         containerctl: warning: retries is kept by the controller: a run in the foreground is tried once\n\
+         containerctl: warning: schedule is kept by the controller: a run in the foreground starts now, once\n"
+    );
+    let service = "command: 'true'\nreplicas: 1\nstrategy: rolling\nrestart: {maxDelay: 5s}\n";
+    assert_eq!(
+        said(service),
+        "containerctl: warning: restart is kept by the controller: a run in the foreground ends with its command\n\
+         containerctl: warning: strategy is for updates by a controller: a run in the foreground has none\n"
+    );
+    // Nothing is left out of these.
+    let plain = format!("command: 'true'\nrestart: never\nreplicas: 1\nhosts: {{hostname: {}}}\n", hostname.trim_end());
+    assert_eq!(said(&plain) + &said("command: 'true'"), "");
     assert!(run.is_clean());
 }
