@@ -19,6 +19,7 @@ pub mod events;
 pub mod logs;
 pub mod socket;
 
+use crate::control::lost::{LOG_LOST, sentence};
 use crate::control::report::{Health, Preview, Snapshot};
 use crate::control::{Command, Handle};
 use crate::manifest::diagnostic::Diagnostic;
@@ -175,12 +176,18 @@ async fn log(State(api): State<Api>, Path(name): Path<String>, Query(query): Que
         };
         (ask.since, ask.until) = (exit.started, Some(exit.at));
     }
+    let folder = api.logs.join(status.name.as_str());
+    let told = status.conditions.iter().any(|condition| condition.reason == LOG_LOST);
+    // The next resync tells of it; whoever asks before is not to be shown nothing.
+    if told || status.phase == Phase::Running && !folder.is_dir() {
+        let help = "it is made anew at its next start: end its command, or edit its manifest".to_owned();
+        return (StatusCode::GONE, Json(Failure { error: sentence(&folder), help })).into_response();
+    }
     let Ok(reader) = Arc::clone(&api.readers).try_acquire_owned() else {
         let error = format!("{READERS_MAX} logs are being read already");
         let help = "end another `logs -f`, or read the files in the state folder".to_owned();
         return (StatusCode::SERVICE_UNAVAILABLE, Json(Failure { error, help })).into_response();
     };
-    let folder = api.logs.join(status.name.as_str());
     Body::new(logs::stream(folder, ask, reader)).into_response()
 }
 

@@ -15,6 +15,7 @@ mod changes;
 mod drift;
 pub mod folder;
 pub mod journal;
+pub mod lost;
 mod news;
 mod outcome;
 pub mod prober;
@@ -305,6 +306,7 @@ impl Controller {
         if let Some(trouble) = &self.state.trouble {
             report::unsaved(&mut plan, &self.store.unsaved(), trouble);
         }
+        self.state.log_folders.tell(&mut plan, &self.state.observed, |name| self.host.log_folder(name));
         self.publish(&plan, now);
         self.save_events();
         for done in self.answerable.drain(..) {

@@ -3,6 +3,7 @@
 //! Owns the bookkeeping between passes, no I/O and no decision.
 
 use super::folder::Scan;
+use super::lost::LogFolders;
 use super::report::{self, Snapshot};
 use super::unsaved::Unsaved;
 use super::{Options, drift};
@@ -45,6 +46,7 @@ pub struct State {
     /// Processes outside their workload's cgroup, as of the last sweep.
     strays: BTreeMap<Name, BTreeSet<u32>>,
     pub strains: Strains,
+    pub log_folders: LogFolders,
     pub usage: BTreeMap<Name, Usage>,
     /// What the probes of runs have come to.
     pub standings: BTreeMap<Name, Standing>,
@@ -86,6 +88,7 @@ impl State {
             unsaved: Unsaved::default(),
             strays: BTreeMap::new(),
             strains: Strains::default(),
+            log_folders: LogFolders::default(),
             usage: BTreeMap::new(),
             standings: BTreeMap::new(),
             blind: BTreeSet::new(),

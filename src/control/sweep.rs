@@ -5,7 +5,7 @@
 //! sweep: the look that sees the end brings them along.
 
 use super::{Controller, Done, Job};
-use crate::host::{CpuTimes, Host, HostError, chain};
+use crate::host::{CpuTimes, FolderId, Host, HostError, chain};
 use crate::model::event::News;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
@@ -22,6 +22,7 @@ pub struct Sighting {
     epoch: u64,
     seen: Result<Observed, HostError>,
     usage: Usage,
+    logs: Option<FolderId>,
     /// Its processes that are outside its cgroup.
     strays: BTreeSet<u32>,
 }
@@ -65,8 +66,8 @@ impl Controller {
             names.extend(host.names().unwrap_or_default());
             let look = |name: Name| {
                 let (epoch, seen) = (known.get(&name).copied().unwrap_or(0), host.observe(&name));
-                let usage = host.usage(&name);
-                Sighting { name, epoch, seen, usage, strays: BTreeSet::new() }
+                let (usage, logs) = (host.usage(&name), host.log_folder_id(&name));
+                Sighting { name, epoch, seen, usage, logs, strays: BTreeSet::new() }
             };
             let mut sightings: Vec<Sighting> = names.into_iter().map(look).collect();
             // After they were seen to run: whoever is being set up is on the way into its groups.
@@ -82,11 +83,12 @@ impl Controller {
         let Swept { sightings, machine, times } = swept;
         self.sweeping = false;
         let mut news = Vec::new();
-        for Sighting { name, epoch, seen, usage, strays } in sightings {
+        for Sighting { name, epoch, seen, usage, logs, strays } in sightings {
             match seen {
                 Ok(seen) if self.state.is_untouched(&name, epoch) => {
                     news.extend(self.state.drift(&name, &seen, &strays));
                     news.extend(self.measure(&name, &seen, usage));
+                    self.state.log_folders.see(&name, &seen, logs);
                     self.state.see_swept(&name, seen, strays);
                 }
                 Ok(_) => {}

@@ -15,7 +15,7 @@ use super::sources::{self, Hidden, Written};
 use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
-use super::{Ask, CpuTimes, Host, HostError, Shrink, Start, dev, layers, topology};
+use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, dev, layers, topology};
 use crate::init;
 use crate::init::wire::{self, Step};
 use crate::model::cgroup::{Generation, Write};
@@ -37,6 +37,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -407,5 +408,10 @@ impl Host for Linux {
 
     fn log_folder(&self, name: &Name) -> PathBuf {
         self.options.logs.join(name.as_str())
+    }
+
+    fn log_folder_id(&self, name: &Name) -> Option<FolderId> {
+        let found = fs::metadata(self.log_folder(name)).ok()?;
+        Some(FolderId { device: found.dev(), inode: found.ino() })
     }
 }

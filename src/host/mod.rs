@@ -65,6 +65,13 @@ pub struct CpuTimes {
 
 pub use crate::model::cgroup::Shrink;
 
+/// What a folder is known by, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FolderId {
+    pub device: u64,
+    pub inode: u64,
+}
+
 /// A probe to try.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
@@ -133,6 +140,9 @@ pub trait Host: Send + Sync {
 
     /// Where its log files are.
     fn log_folder(&self, name: &Name) -> PathBuf;
+
+    /// Which folder is there now; none if there is none.
+    fn log_folder_id(&self, name: &Name) -> Option<FolderId>;
 }
 
 /// What a host can fail at.

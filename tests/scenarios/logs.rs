@@ -178,3 +178,35 @@ fn new_bounds_come_into_force_with_the_next_start() {
     eventually("the next run has them", || folder.join("log.3").exists());
     assert!(!shown(&world).contains("until its next start"));
 }
+
+#[test]
+fn a_log_folder_that_was_deleted_is_told_until_the_next_start_makes_it_anew() {
+    let mut world = World::new();
+    world.start(&["--resync", "300ms"]);
+    world.put("web.yaml", "restart: {initialDelay: 10ms}\ncommand: [sh, -c, 'while echo tick; do sleep 0.05; done']");
+    let pid = world.wait_running("web");
+    eventually("it has said something", || world.logs("web").contains("tick"));
+    let lost = |status: &serde_json::Value| status["conditions"].to_string().contains("LogLost");
+    assert!(!lost(&world.status("web")));
+
+    fs::remove_dir_all(world.path("state")).unwrap();
+    let sentence = format!(
+        "its log folder {} is gone; its output is lost until its next start",
+        world.path("state/logs/web").display()
+    );
+    let said = world.ctl(&["logs", "web"]);
+    assert!(said.code == 1 && said.err.contains(&sentence) && said.err.contains("help: "), "{said:?}");
+    let status = world.wait_status("web", lost);
+    assert!(status["pid"] == pid && status["conditions"].to_string().contains(&sentence), "{status}");
+    let told = || world.ctl(&["events", "web"]).out;
+    eventually_or(|| told().contains(&format!("LogLost: {sentence}")), told);
+    // A folder that somebody puts there is not the one that init writes to.
+    fs::create_dir_all(world.path("state/logs/web")).unwrap();
+    sleep(Duration::from_secs(1));
+    assert!(lost(&world.status("web")));
+    assert_eq!(world.ctl(&["logs", "web"]).code, 1);
+
+    super::world::signal(pid, nix::sys::signal::Signal::SIGKILL);
+    world.wait_status("web", |status| status["phase"] == "Running" && status["pid"] != pid && !lost(status));
+    eventually("the new run is heard", || world.logs("web").contains("tick"));
+}

@@ -7,7 +7,7 @@ use containerctl::host::cgroup::CgroupError;
 use containerctl::host::life::{self, Witness};
 use containerctl::host::processes::{Init, Reaped, Run};
 use containerctl::host::traces::{Process, Trace, TraceError, box_bytes};
-use containerctl::host::{Ask, CpuTimes, Host, HostError, Start};
+use containerctl::host::{Ask, CpuTimes, FolderId, Host, HostError, Start};
 use containerctl::init::wire::Step;
 use containerctl::model::cgroup::{Generation, Shrink, Support, Write};
 use containerctl::model::cpuset::CpuSet;
@@ -357,6 +357,10 @@ impl Host for Machine {
 
     fn log_folder(&self, name: &Name) -> PathBuf {
         PathBuf::from("/logs").join(name.as_str())
+    }
+
+    fn log_folder_id(&self, _: &Name) -> Option<FolderId> {
+        Some(FolderId { device: 1, inode: 1 })
     }
 }
 
