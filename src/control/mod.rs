@@ -327,6 +327,10 @@ impl Controller {
     }
 
     fn publish(&mut self, plan: &Plan, now: Timestamp) {
+        if !self.state.has_looked() {
+            // Every manifest would be told as unread, and as mended a moment later.
+            return;
+        }
         let before = Arc::clone(&self.snapshot.borrow());
         let host = Arc::clone(&self.host);
         let snapshot = self.state.snapshot(plan, &before, now, |name| host.cgroup_path(name));

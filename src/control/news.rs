@@ -73,6 +73,8 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Vec<News> {
         match before.statuses.get(name) {
             // The same value: nothing has happened to it.
             Some(known) if Arc::ptr_eq(known, status) => {}
+            // What ran before this controller did was told by the one before.
+            None if before.statuses.is_empty() && status.pid.is_some() => {}
             known => changed(known.map(AsRef::as_ref), status, &mut news),
         }
     }

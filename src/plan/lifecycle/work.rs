@@ -34,10 +34,12 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
         (Next::Rest { reason }, _) => Some((Act::Remember, reason)),
         (Next::Start | Next::Keep, None) => None,
     };
-    if let Some(setback) = input.setbacks.get(&name) {
+    // What failed is told for as long as it is still to be done: a group that was put right by somebody else needs nothing more.
+    let nothing_to_do = matches!(&work, Some((Act::Remember, _))) && record.as_ref() == input.records.get(&name);
+    if let Some(setback) = input.setbacks.get(&name).filter(|_| !nothing_to_do) {
         let message = setback.message.clone();
         findings.push(Finding { kind: ConditionKind::Degraded, status: true, reason: "StepFailed", message });
-        if input.now < setback.retry_at {
+        if input.now < setback.retry_at && !ends_it(input, record.as_ref(), work.as_ref()) {
             work = None;
             phase = if starts { Phase::Failed } else { phase };
             wake_at = earliest(wake_at, Some(setback.retry_at));
@@ -52,6 +54,19 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
         }
     }
     plan.verdicts.insert(name, Verdict { phase, observed_generation, last_exit, findings });
+}
+
+/// Whether the step asks it to end, or ends it after its grace: neither waits for what was last tried on it, which may be a limit that the
+/// kernel refuses for ever. A kill of what is left over waits: that is a failure of its own.
+fn ends_it(input: &Input<'_>, record: Option<&Record>, work: Option<&(Act, String)>) -> bool {
+    match work {
+        Some((Act::Stop { .. }, _)) => true,
+        Some((Act::Kill, _)) => {
+            let stopping = record.and_then(|record| record.stopping.as_ref());
+            stopping.is_some_and(|stopping| stopping.killed == Some(input.now) && stopping.since < input.now)
+        }
+        _ => false,
+    }
 }
 
 fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {

@@ -2,6 +2,8 @@
 
 use super::World;
 use crate::model::exit::Outcome;
+use crate::model::time::Timestamp;
+use crate::plan::Setback;
 use std::fmt::Write as _;
 
 #[test]
@@ -41,6 +43,23 @@ fn new_limits_resize_and_a_new_command_replaces() {
       web Starting Ready=false Starting: being set up
     ");
     assert_eq!(world.records[&"web".parse().unwrap()].restarts, 0, "a replacement is no restart");
+}
+
+#[test]
+fn a_step_that_fails_for_ever_does_not_keep_it_from_being_stopped() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\nmemory: 200M\nstop: {grace: 3s}").settle();
+    world.file("web.yaml", "command: a\nmemory: 50M\nstop: {grace: 3s}");
+    let retry_at = Timestamp(u64::MAX);
+    let setback = Setback { message: "busy".to_owned(), failures: 9, retry_at };
+    world.setbacks.insert("web".parse().unwrap(), setback);
+    assert!(!world.pass().contains("resize"), "it waits");
+    world.files.clear();
+    let shown = world.pass();
+    assert!(shown.contains("web: stop {"), "{shown}");
+    let shown = world.after(3000).pass();
+    assert!(shown.contains("web: kill (its grace period is over)"), "{shown}");
+    assert!(!world.after(10).pass().contains(": kill ("), "not again before a second is over");
 }
 
 #[test]
