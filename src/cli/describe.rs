@@ -3,6 +3,7 @@
 use super::output::{Format, print, print_value};
 use super::ps::{age, now};
 use super::{DescribeArgs, client};
+use crate::manifest::diagnostic::shown;
 use crate::model::status::{LastExit, Status};
 use crate::model::time::Timestamp;
 use crate::model::units::Bytes;
@@ -26,7 +27,7 @@ fn render(status: &Status, now: Timestamp) -> String {
     let mut line = |key: &str, value: String| {
         if !value.is_empty() {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "{key:<12}{value}");
+            let _ = writeln!(text, "{key:<12}{}", shown(&value));
         }
     };
     line("Name:", status.name.to_string());
@@ -41,10 +42,10 @@ fn render(status: &Status, now: Timestamp) -> String {
     let since = |at: Timestamp| format!("{at} ({} ago)", age(now.since(at)));
     line("Started:", status.started.map(since).unwrap_or_default());
     line("Restarts:", status.restarts.to_string());
-    let shown = |exit: &LastExit| format!("{} (code {}), {}", exit.message, exit.code, since(exit.at));
-    line("Last exit:", status.last_exit.as_ref().map(shown).unwrap_or_default());
+    let ended = |exit: &LastExit| format!("{} (code {}), {}", exit.message, exit.code, since(exit.at));
+    line("Last exit:", status.last_exit.as_ref().map(ended).unwrap_or_default());
     for exit in status.earlier_exits.iter().rev() {
-        line("  before:", shown(exit));
+        line("  before:", ended(exit));
     }
     line("CPUs:", status.cpus.to_string());
     line("Memory:", status.memory.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default());
@@ -79,7 +80,7 @@ fn render(status: &Status, now: Timestamp) -> String {
             "  {kind:<16}{} ({} ago): {}",
             condition.reason,
             age(now.since(condition.since)),
-            condition.message
+            shown(&condition.message)
         );
     }
     text

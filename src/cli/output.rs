@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where the command line prints")]
 
+use crate::manifest::diagnostic::shown;
 use anyhow::Context;
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -48,7 +49,8 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Stri
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(head.iter().copied());
     for row in rows {
-        table.add_row(row);
+        // Messages name files, and a file may be called anything.
+        table.add_row(row.iter().map(|cell| shown(cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

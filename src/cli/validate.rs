@@ -2,9 +2,9 @@
 
 use super::controller::host_labels;
 use super::{ValidateArgs, output};
-use crate::control::folder::Folder;
+use crate::control::folder::{Folder, no_file};
 use crate::control::trust::Trust;
-use crate::manifest::diagnostic::{Diagnostic, Severity};
+use crate::manifest::diagnostic::{Diagnostic, Severity, shown};
 use crate::manifest::gather::gather;
 use crate::manifest::{Parsed, parse};
 use anyhow::Context;
@@ -51,11 +51,18 @@ struct Found {
 impl Found {
     /// Reads a file, or a folder as the controller would.
     fn read(&mut self, path: &Path) -> anyhow::Result<()> {
-        let shown = path.display().to_string();
-        let failed = || format!("cannot read {shown}");
-        if !fs::metadata(path).with_context(failed)?.is_dir() {
+        let named = path.display().to_string();
+        let failed = || format!("cannot read {}", shown(&named));
+        let found = fs::metadata(path).with_context(failed)?;
+        // Opening a pipe waits for somebody to write, for ever if nobody does; a device may never end. What the caller has handed over as
+        // an open pipe (`/dev/stdin`, `<(...)`) has a writer and no place in the tree: that is read.
+        if !found.is_file() && !found.is_dir() && fs::canonicalize(path).is_ok() {
+            self.remarks.push(no_file(&named, &found, "name a file, or pipe its text to `validate /dev/stdin`"));
+            return Ok(());
+        }
+        if !found.is_dir() {
             let bytes = fs::read(path).with_context(failed)?;
-            self.files.insert(shown.clone(), Arc::new(parse(&shown, &bytes)));
+            self.files.insert(named.clone(), Arc::new(parse(&named, &bytes)));
             return Ok(());
         }
         // Who may write here is for the controller to judge, on the host where it runs.
@@ -78,7 +85,9 @@ impl Found {
 
 /// The line of the file that a finding is about, if it can be read.
 fn source_line(diagnostic: &Diagnostic) -> Option<String> {
-    let text = fs::read(PathBuf::from(&diagnostic.path)).ok()?;
+    let path = PathBuf::from(&diagnostic.path);
+    // A remark about a pipe has no line to show, and opening it would wait for a writer.
+    let text = fs::metadata(&path).is_ok_and(|found| found.is_file()).then(|| fs::read(&path).ok()).flatten()?;
     let line = usize::try_from(diagnostic.line).ok()?.checked_sub(1)?;
     let line = text.split(|&byte| byte == b'\n').nth(line)?;
     Some(String::from_utf8_lossy(line).trim_end().to_owned())
@@ -87,6 +96,7 @@ fn source_line(diagnostic: &Diagnostic) -> Option<String> {
 fn render(diagnostic: &Diagnostic, source: Option<&str>) -> String {
     const SHOWN_MAX: usize = 160;
     let Diagnostic { path, line, column, severity, message, help } = diagnostic;
+    let (path, message, help) = (shown(path), shown(message), shown(help));
     let mut text = format!("{path}:{line}:{column}: {severity}{message}\n");
     let column = usize::try_from(*column).unwrap_or(1);
     if let Some(source) = source.filter(|source| !source.is_empty() && column <= SHOWN_MAX) {

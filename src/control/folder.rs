@@ -15,6 +15,7 @@ mod reading;
 mod revision;
 
 pub use approach::whereabouts;
+pub use entry::no_file;
 
 use super::trust::{Owner, Trust, Untrusted};
 use super::watch::{Interest, Places};

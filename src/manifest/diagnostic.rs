@@ -2,6 +2,7 @@
 
 use super::tree::Place;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,6 +38,7 @@ impl Diagnostic {
     /// Place and message in one line, without the next step.
     pub fn headline(&self) -> String {
         let Diagnostic { path, line, column, severity: _, message, help: _ } = self;
+        let (path, message) = (shown(path), shown(message));
         format!("{path}:{line}:{column}: {message}")
     }
 }
@@ -44,8 +46,25 @@ impl Diagnostic {
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Diagnostic { path, line, column, severity, message, help } = self;
+        let (path, message, help) = (shown(path), shown(message), shown(help));
         write!(f, "{path}:{line}:{column}: {severity}{message}\n  help: {help}")
     }
+}
+
+/// Text from outside in one line that no terminal obeys: control characters, and those that turn the direction of writing (which let a
+/// name look like another), are written as escapes. Everything else stays as it is.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if obeyed(c) { plain.extend(c.escape_debug()) } else { plain.push(c) }
+    }
+    Cow::Owned(plain)
 }
 
 /// What goes before a message; nothing before an error.
@@ -85,5 +104,21 @@ impl Problems {
             message,
             help,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names_stay_as_they_are_and_no_other_reaches_a_terminal() {
+        for plain in ["web.yaml", "café/日本.yaml", "it's \"a\" \\ b.yaml"] {
+            assert_eq!(shown(plain), plain);
+        }
+        assert_eq!(shown("a\u{1b}[2J\nb\r\u{9b}\u{202e}c"), "a\\u{1b}[2J\\nb\\r\\u{9b}\\u{202e}c");
+        let found = Diagnostic::error("a\nb", Place { line: 1, column: 2 }, "is \u{1b}", "mend \u{1b}");
+        assert_eq!(found.headline(), "a\\nb:1:2: is \\u{1b}");
+        assert_eq!(found.to_string(), "a\\nb:1:2: is \\u{1b}\n  help: mend \\u{1b}");
     }
 }

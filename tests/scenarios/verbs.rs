@@ -1,8 +1,8 @@
 //! The command line against a running controller.
 
 use super::kernel;
-use super::world::{World, eventually, program};
-use std::io::Read;
+use super::world::{PROGRAM, World, eventually, program};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 #[test]
@@ -53,7 +53,7 @@ fn logs_come_back_as_they_were_written() {
     assert_eq!(fields[1..], ["stdout", "F", "ial\n"]);
     assert!(fields[0].ends_with('Z') && fields[0].len() == 30, "{raw}");
     let socket = world.socket();
-    let mut follower = Command::new(super::world::PROGRAM)
+    let mut follower = Command::new(PROGRAM)
         .args(["logs", "-f", "talk", "--socket"])
         .arg(&socket)
         .stdout(Stdio::piped())
@@ -146,6 +146,51 @@ fn validate_reports_every_finding_of_every_file() {
 }
 
 #[test]
+fn validate_opens_no_pipe_that_nobody_writes_to_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("good.yaml"), "command: x").unwrap();
+    let pipe = folder.path().join("pipe.yaml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let good = folder.path().join("good.yaml");
+    let validate = |paths: &[&std::path::Path]| {
+        // Hanging is the fault: it fails with 124 then.
+        let said = Command::new("timeout").args(["5", PROGRAM, "validate"]).args(paths).output().unwrap();
+        (String::from_utf8(said.stdout).unwrap(), said.status.code())
+    };
+    let remark = format!("{}:1:1: warning: is a pipe, not a file, and is ignored\n", pipe.display());
+    for paths in [&[folder.path()] as &[&std::path::Path], &[pipe.as_path(), good.as_path()]] {
+        let (said, code) = validate(paths);
+        assert!(said.starts_with(&remark), "{paths:?}: {said}");
+        assert!(said.ends_with("1 workload accepted, 0 errors\n"), "{paths:?}: {said}");
+        assert_eq!(code, Some(0), "{paths:?}: {said}");
+    }
+    // A pipe that the caller hands over has a writer.
+    let mut reading = Command::new(PROGRAM);
+    reading.args(["validate", "/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut reading = reading.spawn().unwrap();
+    reading.stdin.take().unwrap().write_all(b"name: web\ncommand: x").unwrap();
+    let said = reading.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "1 workload accepted, 0 errors\n");
+}
+
+#[test]
+fn names_of_files_reach_the_terminal_as_text() {
+    let world = World::running();
+    let name = "bad\u{1b}[2J\nworse.yaml";
+    world.put(name, "name: web\ncommand: sleep infinity");
+    world.wait_running("web");
+    world.put(name, "name: web\ncommand: [");
+    eventually("it is refused", || world.ctl(&["ps"]).out.contains("cannot be accepted"));
+    let folder = world.manifests();
+    let validate = program(&["validate", folder.to_str().unwrap()]);
+    let file = program(&["validate", folder.join(name).to_str().unwrap()]);
+    for said in [validate, file, world.ctl(&["ps"]), world.ctl(&["plan"]), world.ctl(&["describe", "web"])] {
+        assert!(said.out.contains("bad\\u{1b}[2J\\nworse.yaml"), "{said:?}");
+        assert!(!(said.out + &said.err).contains('\u{1b}'));
+    }
+}
+
+#[test]
 fn wait_returns_when_it_is_so_and_says_what_is_missing_when_it_is_not() {
     let world = World::running();
     world.put("web.yaml", "command: sleep infinity");
@@ -156,6 +201,16 @@ fn wait_returns_when_it_is_so_and_says_what_is_missing_when_it_is_not() {
     let said = world.ctl(&["wait", "web", "--for", "completed", "--timeout", "200ms"]);
     assert_eq!(said.code, 1);
     assert!(said.err.contains("not completed in time") && said.err.contains("web is Running"), "{}", said.err);
+    assert!(!said.err.contains("no workload"), "{}", said.err);
+    let mut waiting = Command::new(PROGRAM);
+    waiting.args(["wait", "late", "--for", "running", "--socket"]).arg(world.socket()).stderr(Stdio::piped());
+    let mut waiting = waiting.spawn().unwrap();
+    let mut note = String::new();
+    BufReader::new(waiting.stderr.take().unwrap()).read_line(&mut note).unwrap();
+    assert!(note.contains("no workload is called late yet"), "{note}");
+    assert!(waiting.try_wait().unwrap().is_none(), "it may come, so it is waited for");
+    world.put("late.yaml", "command: sleep infinity");
+    assert_eq!(waiting.wait().unwrap().code(), Some(0));
     world.put("other.yaml", "command: sleep infinity");
     world.wait_running("other");
     world.delete("other.yaml");

@@ -98,10 +98,7 @@ pub fn list(root: &Root, below: &str, entries_max: usize) -> Result<Listed, Unli
                 listed.entries.push(Entry { name, path, at, found, by_root, is_link });
                 continue;
             }
-            Ok(Followed { found, .. }) => {
-                let message = format!("is a {}, not a file, and is ignored", kind_of(&found));
-                remark(&name, &message, "remove it from the folder")
-            }
+            Ok(Followed { found, .. }) => no_file(&name, &found, "remove it from the folder"),
             Err(Stray::Gone) => continue,
             Err(Stray::Foreign { uid }) => remark(
                 &name,
@@ -147,6 +144,11 @@ fn follow(path: &Path, root: &Path) -> Result<Followed, Stray> {
 pub fn target(entry: &Entry) -> Option<(PathBuf, OsString)> {
     let target = fs::canonicalize(&entry.at).ok()?;
     Some((target.parent()?.to_owned(), target.file_name()?.to_owned()))
+}
+
+/// What is to be said of a pipe, a socket or a device.
+pub fn no_file(name: &str, found: &Metadata, help: &str) -> Diagnostic {
+    remark(name, &format!("is a {}, not a file, and is ignored", kind_of(found)), help)
 }
 
 fn kind_of(found: &Metadata) -> &'static str {
