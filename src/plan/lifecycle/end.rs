@@ -1,5 +1,6 @@
 //! Stops that are under way, and what the end of a run means.
 
+use super::accept::replacement_reasons;
 use super::{Case, Decision, Next};
 use crate::model::exit::{Exit, Outcome};
 use crate::model::observed::{Instance, Life, Observed};
@@ -66,7 +67,7 @@ impl Case<'_, '_> {
     pub(super) fn ended(mut self, seen: &Observed, exit: &Exit, started: Option<Timestamp>) -> Decision {
         let recorded = self.record.last_exit.as_ref().is_some_and(|last| last.instance >= exit.instance);
         if !recorded {
-            self.conclude(exit, started);
+            self.conclude(seen, exit, started);
         }
         self.record.instance = self.record.instance.max(exit.instance);
         let outcome = self.last_outcome();
@@ -95,7 +96,7 @@ impl Case<'_, '_> {
         true
     }
 
-    pub(super) fn conclude(&mut self, exit: &Exit, started: Option<Timestamp>) {
+    pub(super) fn conclude(&mut self, seen: &Observed, exit: &Exit, started: Option<Timestamp>) {
         let stopping = self.record.stopping.take();
         let mut exit = exit.clone();
         if stopping.as_ref().is_some_and(|stopping| stopping.killed.is_some())
@@ -115,7 +116,8 @@ impl Case<'_, '_> {
         }
         self.record.note_exit(exit.clone());
         // What it was ended for by itself counts like an end of its own.
-        if stopping.is_some() && !timed_out && !failed {
+        let asked = stopping.is_some() && !timed_out && !failed;
+        if asked || self.was_another(seen) {
             (self.record.failures, self.record.retry_at) = (0, None);
             return;
         }
@@ -138,6 +140,12 @@ impl Case<'_, '_> {
             backoff::delay(&restart, self.record.failures, &self.record.spec.name, self.input.entropy)
         };
         self.record.retry_at = Some(exit.at.min(self.input.now).plus(delay));
+    }
+
+    /// Whether what has ended is not what is wanted now: then its end says nothing about that, which has yet to run.
+    fn was_another(&self, seen: &Observed) -> bool {
+        let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
+        started_as.is_some_and(|started_as| !replacement_reasons(&started_as.spec, &self.record.spec).is_empty())
     }
 
     /// Its task is over: for good, or until its next time comes.

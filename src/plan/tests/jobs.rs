@@ -8,6 +8,20 @@ fn at(world: &mut World, time: &str) {
 }
 
 #[test]
+fn the_end_of_what_ran_before_an_edit_says_nothing_about_what_is_to_run_after_it() {
+    // Seen in one pass: the job has been given another command, and the run of the one before has ended.
+    for code in [0, 1] {
+        let mut world = World::new(4);
+        world.file("job.yaml", "kind: job\ncommand: a\nrestart: never").settle();
+        world.exit_code("job", code);
+        world.file("job.yaml", "kind: job\ncommand: b\nrestart: never");
+        let shown = world.settle();
+        assert!(shown.contains("job: start"), "{shown}");
+        assert_eq!(world.records[&"job".parse().unwrap()].last_exit.as_ref().unwrap().outcome.code(), code);
+    }
+}
+
+#[test]
 fn a_job_is_tried_again_as_often_as_it_says_and_then_has_failed() {
     let mut world = World::new(4);
     world.file("job.yaml", "kind: job\ncommand: a\nretries: 2").settle();
