@@ -1,7 +1,7 @@
 //! The box: what init has to do before the command runs, as a list of steps.
 //!
 //! Pure: a spec and a few paths in, steps out, so that a step that fails can be named long after it was sent. What the steps build: a
-//! read-only copy of the host's mount tree, or a directory's ([`root`]); private `/tmp`, `/run`, `/dev` and `/proc`; kernel paths that leak or change
+//! read-only copy of the host's mount tree, or a directory's (`root`); private `/tmp`, `/run`, `/dev` and `/proc`; kernel paths that leak or change
 //! the host masked or read-only (at least those Docker masks); the controller's own folders out of sight.
 
 use super::sources::Hidden;

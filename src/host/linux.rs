@@ -15,7 +15,7 @@ use super::sources::{self, Hidden, Written};
 use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
-use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, dev, layers, topology};
+use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, chain, dev, layers, topology};
 use crate::init;
 use crate::init::wire::{self, Step};
 use crate::model::cgroup::{Generation, Write};
@@ -205,7 +205,11 @@ impl Linux {
             },
         )?;
         let run: Run = (name.clone(), record.instance);
-        Ok(self.processes.add(&run, spawned.pid, spawned.pidfd, Some(spawned.report))?)
+        // It runs: to take it back for want of a watch would lose what it does meanwhile. The look that follows watches it again.
+        if let Err(error) = self.processes.add(&run, spawned.pid, spawned.pidfd, Some(spawned.report)) {
+            tracing::warn!(workload = %name, error = %chain(&error), "cannot watch a run that was just started");
+        }
+        Ok(())
     }
 
     /// Reads back what was written; every file that holds something else is named.

@@ -159,11 +159,13 @@ impl Machine {
             world.spawn_run(start.record, folder);
             Ok(())
         })?;
-        self.look("watch", name, |world| {
+        // A run that cannot be watched goes on all the same: the look that follows finds it.
+        let _ = self.look("watch", name, |world| {
             if let Some(id) = world.kernel.live(name) {
                 world.watched.insert((name.clone(), start.record.instance), id);
             }
-        })
+        });
+        Ok(())
     }
 
     fn write(&self, name: &Name, writes: &[Write]) -> Result<(), HostError> {
