@@ -4,29 +4,30 @@
 //! back, and only then a process, which is born inside. A crash between any two leaves something that names itself: an empty group, or a
 //! box without a process. The group comes first because it is the lock: traces laid before it is had would hide those of a run that has it.
 
+mod begin;
+
 use super::cgroup::{self, Backend};
-use super::confine::{self, Plan};
-use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact, throttle_counts};
+use super::confine;
+use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact};
 use super::gpu::Simulated;
 use super::life::{self, Witness};
 use super::processes::{Init, Processes, Reaped, Run, find_init};
 use super::seccomp::Compiler;
-use super::sources::{self, Hidden, Written};
-use super::spawn::{Image, Namespaces, Spawn, Stdio, spawn};
+use super::sources::{self, Written};
+use super::spawn::Image;
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
-use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, chain, dev, layers, topology};
+use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, dev, layers, topology};
 use crate::init;
-use crate::init::wire::{self, Step};
-use crate::model::cgroup::{Generation, Write};
+use crate::init::wire::Step;
+use crate::model::cgroup::Write;
 use crate::model::cpuset::CpuSet;
-use crate::model::isolation::Changes;
 use crate::model::machine::{Ceilings, Machine};
 use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::model::probe::Answer;
 use crate::model::record::Record;
-use crate::model::spec::{self, Signal};
+use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
 use crate::model::units::Bytes;
 use crate::model::usage::Usage;
@@ -36,10 +37,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How to set up a host.
@@ -58,15 +58,6 @@ pub struct Options {
     pub hidden: Vec<PathBuf>,
     /// Whether runs keep the caller's terminal and end with it.
     pub foreground: bool,
-}
-
-/// What a box needs of the host's folders.
-struct Paths {
-    /// With the host's paths resolved.
-    process: spec::Process,
-    tasks: Vec<PathBuf>,
-    hidden: Hidden,
-    layer: Option<PathBuf>,
 }
 
 /// This machine.
@@ -120,41 +111,6 @@ impl Linux {
         })
     }
 
-    fn confine<'a>(&'a self, record: &'a Record, env: &'a BTreeMap<String, String>, paths: &'a Paths) -> Plan<'a> {
-        Plan {
-            name: &record.spec.name,
-            process: &paths.process,
-            env,
-            tasks: &paths.tasks,
-            shows_cgroup: self.backend.support().generation == Generation::Unified,
-            mountpoint: &self.mountpoint,
-            layer: paths.layer.as_deref(),
-            dev: &self.dev,
-            hidden: &paths.hidden,
-            ids: record.ids.filter(|_| record.spec.process.security.user_namespace),
-            ceilings: &self.ceilings,
-            landlock: self.landlock,
-            logs: record.spec.logs,
-            foreground: self.options.foreground,
-        }
-    }
-
-    /// The folders to keep out of sight, and the host's paths, are where they are now: behind a link that is swapped, that changes.
-    fn paths(&self, record: &Record) -> Result<Paths, HostError> {
-        let Record { spec, .. } = record;
-        let process = self.resolved(&spec.process)?;
-        let mut hidden = sources::hidden(&process, &self.options.hidden)?;
-        hidden.root.extend(throttle_counts(Path::new("/sys/devices/system/cpu")));
-        let kept = matches!(spec.process.rootfs.directory(), Some((_, Changes::Kept)));
-        let layers = self.options.layers.as_ref().filter(|_| kept);
-        Ok(Paths {
-            tasks: self.backend.tasks(&spec.name),
-            hidden,
-            process,
-            layer: layers.map(|layers| layers::folder(layers, &spec.name)),
-        })
-    }
-
     /// What is still not as it should be of a group that was put right: without looking, the next pass would only try the same again.
     fn restored(&self, name: &Name) -> Result<Option<String>, HostError> {
         let Some(group) = self.backend.read(name)? else { return Ok(Some("is gone".to_owned())) };
@@ -166,52 +122,6 @@ impl Linux {
         Ok(files.find(|file| group.settings.get(file).is_none()).map(|file| format!("has no {file}")))
     }
 
-    /// The host's paths resolved; what it may write is known from then on, before it can have written anything.
-    fn resolved(&self, process: &spec::Process) -> Result<spec::Process, HostError> {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let resolved = sources::resolved(process, &written)?;
-        written.extend(sources::written(&resolved));
-        // Once more, so that its own volumes count the first time as they do the second.
-        sources::resolved(process, &written)
-    }
-
-    fn begin(&self, start: &Start<'_>, instance: &File) -> Result<(), HostError> {
-        let record = start.record;
-        let name = &record.spec.name;
-        for write in start.writes {
-            self.backend.write(name, write)?;
-        }
-        HostError::all(self.check(name, start.writes)?)?;
-        let directory = self.backend.directory(name)?;
-        let paths = self.paths(record)?;
-        paths.layer.as_deref().map_or(Ok(()), layers::prepare)?;
-        let plan = self.confine(record, start.env, &paths);
-        let security = &record.spec.process.security;
-        let filters = self.seccomp.filters(&security.seccomp, &security.capabilities)?;
-        let order = wire::order(&confine::steps(&plan)?, &confine::run(&plan, filters)?);
-        let logs = self.log_folder(name);
-        make_private(&logs)?;
-        let logs = File::open(&logs).map_err(|source| HostError::Logs { path: logs, source })?;
-        let spawned = spawn(
-            &self.image,
-            &Spawn {
-                name: name.as_str(),
-                order: &order,
-                cgroup: directory.as_ref().map(AsFd::as_fd),
-                namespaces: Namespaces::New,
-                instance: instance.as_fd(),
-                logs: logs.as_fd(),
-                stdio: if self.options.foreground { Stdio::Inherit } else { Stdio::Null },
-            },
-        )?;
-        let run: Run = (name.clone(), record.instance);
-        // It runs: to take it back for want of a watch would lose what it does meanwhile. The look that follows watches it again.
-        if let Err(error) = self.processes.add(&run, spawned.pid, spawned.pidfd, Some(spawned.report)) {
-            tracing::warn!(workload = %name, error = %chain(&error), "cannot watch a run that was just started");
-        }
-        Ok(())
-    }
-
     /// Reads back what was written; every file that holds something else is named.
     fn check(&self, name: &Name, writes: &[Write]) -> Result<Vec<HostError>, HostError> {
         let held = self.backend.read(name)?.unwrap_or_default().settings;
@@ -221,13 +131,6 @@ impl Linux {
             HostError::NotHeld { file: file.clone(), wanted: value.clone(), held }
         };
         Ok(writes.iter().filter(differs).map(not_held).collect())
-    }
-
-    /// Takes away what a failed start has made. The first error is the one to report, so these are not.
-    fn undo(&self, name: &Name, instance: u64) {
-        let _ = self.backend.kill(name);
-        let _ = self.backend.remove(name);
-        let _ = self.traces.abandon(name, instance);
     }
 }
 

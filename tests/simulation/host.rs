@@ -4,11 +4,9 @@
 use crate::kernel::{Files, Group, Stage};
 use crate::world::{Crash, Sim};
 use containerctl::host::cgroup::CgroupError;
-use containerctl::host::life::{self, Witness};
-use containerctl::host::processes::{Init, Reaped, Run};
-use containerctl::host::traces::{Process, Trace, TraceError, box_bytes};
+use containerctl::host::life;
+use containerctl::host::traces::{TraceError, box_bytes};
 use containerctl::host::{Ask, CpuTimes, FolderId, Host, HostError, Start};
-use containerctl::init::wire::Step;
 use containerctl::model::cgroup::{Generation, Shrink, Support, Write};
 use containerctl::model::cpuset::CpuSet;
 use containerctl::model::gpu::{Gpu, GpuId, Vendor};
@@ -17,14 +15,12 @@ use containerctl::model::name::Name;
 use containerctl::model::observed;
 use containerctl::model::observed::Observed;
 use containerctl::model::probe::Answer;
-use containerctl::model::record::Record;
 use containerctl::model::spec::Signal;
 use containerctl::model::time::Timestamp;
 use containerctl::model::topology::Topology;
 use containerctl::model::units::Bytes;
 use containerctl::model::usage::Usage;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
 use std::io;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -109,7 +105,7 @@ impl Machine {
         Ok(answer)
     }
 
-    fn look<T>(
+    pub fn look<T>(
         &self,
         call: &'static str,
         name: &Name,
@@ -363,60 +359,5 @@ impl Host for Machine {
 
     fn log_folder_id(&self, _: &Name) -> Option<FolderId> {
         Some(FolderId { device: 1, inode: 1 })
-    }
-}
-
-impl Witness for Machine {
-    fn is_this_boot(&self, boot_id: &str) -> bool {
-        self.0.world().kernel.boot_id() == boot_id
-    }
-
-    fn newest(&self, name: &Name) -> Result<Option<Trace>, HostError> {
-        self.look("traces.newest", name, |world| {
-            let runs = world.kernel.traces.get(name)?;
-            let (number, files) = runs.iter().rev().find(|(_, files)| files.boxed.is_some())?;
-            let boxed = files.boxed.as_deref()?;
-            Some(Trace::parse(*number, boxed, files.started.as_deref(), files.exit.as_deref()))
-        })
-    }
-
-    fn adopt(&self, run: &Run, init: Process) -> Result<bool, HostError> {
-        if self.is_running(run) {
-            return Ok(true);
-        }
-        self.look("adopt", &run.0, |world| {
-            let Some(id) = world.kernel.by_init(init) else { return false };
-            world.law_only_its_own_is_adopted(run, id);
-            world.watched.insert(run.clone(), id);
-            true
-        })
-    }
-
-    fn is_running(&self, run: &Run) -> bool {
-        self.0.world().watched.contains_key(run)
-    }
-
-    fn reaped(&self, run: &Run) -> Option<Reaped> {
-        self.0.world().reaped.get(run).copied()
-    }
-
-    fn init_in_group(&self, name: &Name) -> Result<Option<Init>, HostError> {
-        self.look("init_in_group", name, |world| {
-            let run = &world.kernel.runs[world.kernel.live(name)?];
-            let command = (run.stage == Stage::Running).then_some(run.command.pid);
-            run.in_group.then_some(Init { init: run.init, command })
-        })
-    }
-
-    fn oom_kills(&self, name: &Name) -> u64 {
-        self.0.world().kernel.groups.get(name).map_or(0, |group| group.oom_kills)
-    }
-
-    fn steps(&self, _record: &Record) -> Vec<Step<CString>> {
-        Vec::new()
-    }
-
-    fn ended_at(&self) -> Timestamp {
-        self.now()
     }
 }

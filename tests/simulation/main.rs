@@ -15,6 +15,7 @@ mod kernel;
 mod laws;
 mod rng;
 mod vocabulary;
+mod witness;
 mod world;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,125 @@
+//! How a run is begun in a group that was just made: limits, the host's paths as they are now, the box, and then the process.
+
+use super::Linux;
+use crate::host::confine::{self, Plan};
+use crate::host::facts::throttle_counts;
+use crate::host::processes::Run;
+use crate::host::sources::{self, Hidden};
+use crate::host::spawn::{Namespaces, Spawn, Stdio, spawn};
+use crate::host::traces::make_private;
+use crate::host::{Host, HostError, Start, chain, layers};
+use crate::init::wire;
+use crate::model::cgroup::Generation;
+use crate::model::isolation::Changes;
+use crate::model::name::Name;
+use crate::model::record::Record;
+use crate::model::spec;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+/// What a box needs of the host's folders.
+pub(super) struct Paths {
+    /// With the host's paths resolved.
+    process: spec::Process,
+    tasks: Vec<PathBuf>,
+    hidden: Hidden,
+    layer: Option<PathBuf>,
+}
+
+impl Linux {
+    pub(super) fn confine<'a>(
+        &'a self,
+        record: &'a Record,
+        env: &'a BTreeMap<String, String>,
+        paths: &'a Paths,
+    ) -> Plan<'a> {
+        Plan {
+            name: &record.spec.name,
+            process: &paths.process,
+            env,
+            tasks: &paths.tasks,
+            shows_cgroup: self.backend.support().generation == Generation::Unified,
+            mountpoint: &self.mountpoint,
+            layer: paths.layer.as_deref(),
+            dev: &self.dev,
+            hidden: &paths.hidden,
+            ids: record.ids.filter(|_| record.spec.process.security.user_namespace),
+            ceilings: &self.ceilings,
+            landlock: self.landlock,
+            logs: record.spec.logs,
+            foreground: self.options.foreground,
+        }
+    }
+
+    /// The folders to keep out of sight, and the host's paths, are where they are now: behind a link that is swapped, that changes.
+    pub(super) fn paths(&self, record: &Record) -> Result<Paths, HostError> {
+        let Record { spec, .. } = record;
+        let process = self.resolved(&spec.process)?;
+        let mut hidden = sources::hidden(&process, &self.options.hidden)?;
+        hidden.root.extend(throttle_counts(Path::new("/sys/devices/system/cpu")));
+        let kept = matches!(spec.process.rootfs.directory(), Some((_, Changes::Kept)));
+        let layers = self.options.layers.as_ref().filter(|_| kept);
+        Ok(Paths {
+            tasks: self.backend.tasks(&spec.name),
+            hidden,
+            process,
+            layer: layers.map(|layers| layers::folder(layers, &spec.name)),
+        })
+    }
+
+    /// The host's paths resolved; what it may write is known from then on, before it can have written anything.
+    fn resolved(&self, process: &spec::Process) -> Result<spec::Process, HostError> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let resolved = sources::resolved(process, &written)?;
+        written.extend(sources::written(&resolved));
+        // Once more, so that its own volumes count the first time as they do the second.
+        sources::resolved(process, &written)
+    }
+
+    pub(super) fn begin(&self, start: &Start<'_>, instance: &File) -> Result<(), HostError> {
+        let record = start.record;
+        let name = &record.spec.name;
+        for write in start.writes {
+            self.backend.write(name, write)?;
+        }
+        HostError::all(self.check(name, start.writes)?)?;
+        let directory = self.backend.directory(name)?;
+        let paths = self.paths(record)?;
+        paths.layer.as_deref().map_or(Ok(()), layers::prepare)?;
+        let plan = self.confine(record, start.env, &paths);
+        let security = &record.spec.process.security;
+        let filters = self.seccomp.filters(&security.seccomp, &security.capabilities)?;
+        let order = wire::order(&confine::steps(&plan)?, &confine::run(&plan, filters)?);
+        let logs = self.log_folder(name);
+        make_private(&logs)?;
+        let logs = File::open(&logs).map_err(|source| HostError::Logs { path: logs, source })?;
+        let spawned = spawn(
+            &self.image,
+            &Spawn {
+                name: name.as_str(),
+                order: &order,
+                cgroup: directory.as_ref().map(AsFd::as_fd),
+                namespaces: Namespaces::New,
+                instance: instance.as_fd(),
+                logs: logs.as_fd(),
+                stdio: if self.options.foreground { Stdio::Inherit } else { Stdio::Null },
+            },
+        )?;
+        let run: Run = (name.clone(), record.instance);
+        // It runs: to take it back for want of a watch would lose what it does meanwhile. The look that follows watches it again.
+        if let Err(error) = self.processes.add(&run, spawned.pid, spawned.pidfd, Some(spawned.report)) {
+            tracing::warn!(workload = %name, error = %chain(&error), "cannot watch a run that was just started");
+        }
+        Ok(())
+    }
+
+    /// Takes away what a failed start has made. The first error is the one to report, so these are not.
+    pub(super) fn undo(&self, name: &Name, instance: u64) {
+        let _ = self.backend.kill(name);
+        let _ = self.backend.remove(name);
+        let _ = self.traces.abandon(name, instance);
+    }
+}
