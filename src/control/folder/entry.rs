@@ -11,6 +11,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+const OTHERS_READ: u32 = 0o004;
+
 /// The folder as it is for one look: held open, so that a swap meanwhile does not mix two revisions.
 pub struct Root {
     handle: File,
@@ -105,6 +107,13 @@ pub fn list(root: &Root, below: &str, entries_max: usize) -> Result<Listed, Unli
                 &format!("is a link of uid {uid} that leads out of the folder, and is ignored"),
                 "copy the file here, or have root make the link",
             ),
+            Err(Stray::Private { mode }) => remark(
+                &name,
+                &format!(
+                    "is a link out of the folder to a file that not everybody may read (mode {mode:04o}), and is ignored"
+                ),
+                "copy the file here, or chmod o+r what the link leads to: findings quote what is read",
+            ),
             Err(Stray::Dangling) => remark(&name, "is a link to nothing, and is ignored", "mend or remove the link"),
         };
         listed.strays.insert(name, stray);
@@ -123,7 +132,13 @@ struct Followed {
 enum Stray {
     Gone,
     Dangling,
-    Foreign { uid: u32 },
+    Foreign {
+        uid: u32,
+    },
+    /// What is read is quoted in findings, to all who may ask: a link to `/etc/shadow` must not show it to them.
+    Private {
+        mode: u32,
+    },
 }
 
 fn follow(path: &Path, root: &Path) -> Result<Followed, Stray> {
@@ -137,6 +152,10 @@ fn follow(path: &Path, root: &Path) -> Result<Followed, Stray> {
         return Err(Stray::Foreign { uid: own.uid() });
     }
     let found = fs::metadata(&target).map_err(|_| Stray::Dangling)?;
+    let mode = found.mode() & 0o7777;
+    if !inside && found.is_file() && mode & OTHERS_READ == 0 {
+        return Err(Stray::Private { mode });
+    }
     Ok(Followed { found, by_root: !inside, is_link: true })
 }
 

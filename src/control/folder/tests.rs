@@ -132,6 +132,25 @@ fn pipes_sockets_and_devices_are_never_opened() {
 }
 
 #[test]
+fn a_link_out_of_the_folder_shows_no_file_that_not_everybody_may_read() {
+    let mut world = world();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let outside = world.dir.path().join("shadow");
+    fs::write(&outside, "root:$6$secret:19000:0:99999:7:::\n").unwrap();
+    mode(&outside, 0o640);
+    symlink("../shadow", world.path("sh.yaml")).unwrap();
+    // In the folder's own tree, as git-sync and ConfigMap volumes lay them, modes are nobody's business.
+    fs::create_dir(world.path("..data")).unwrap();
+    fs::write(world.path("..data/web.yaml"), "command: x").unwrap();
+    mode(&world.path("..data/web.yaml"), 0o600);
+    symlink("..data/web.yaml", world.path("web.yaml")).unwrap();
+    assert_eq!(
+        world.scan(),
+        "web.yaml: web\nsh.yaml: is a link out of the folder to a file that not everybody may read (mode 0640), and is ignored\n"
+    );
+}
+
+#[test]
 fn a_link_to_the_outside_counts_only_if_root_laid_it() {
     let mut world = world();
     fs::write(world.dir.path().join("outside.yaml"), "name: out\ncommand: x").unwrap();
