@@ -31,6 +31,7 @@
 //! | the table of mounts ([`host::mounts`], in the loop) | mounts and unmounts | "look at the folder" |
 //! | `processes` (thread, [`host::processes`]) | pidfds and set-up reports, in epoll | "look at this workload" |
 //! | the syncer (thread, [`store`]) | a record put | records on disk |
+//! | the keeper (task, `cli::keeper`) | each resync | runtime directory and socket anew where they were deleted |
 //! | the API (task, [`api::socket`]) | the Unix socket | commands to the loop, answers from the last snapshot |
 
 pub mod api;

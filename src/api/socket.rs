@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 /// Members of this group may use the socket, if there is such a group.
 const GROUP: &str = "containerctl";
@@ -53,9 +54,9 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
 }
 
 /// Answers requests until the task is dropped, but not a workload's: what is below `cgroup_parent` has no business here, whatever uid it has
-/// and however it came by the socket.
-pub async fn serve(listener: UnixListener, api: Api, cgroup_parent: String) {
-    let listener = Outsiders { listener, cgroup_parent };
+/// and however it came by the socket. Listens at each socket that `fresh` brings instead of the one before.
+pub async fn serve(listener: UnixListener, fresh: mpsc::Receiver<UnixListener>, api: Api, cgroup_parent: String) {
+    let listener = Outsiders { listener, fresh, cgroup_parent };
     if let Err(error) = axum::serve(listener, router(api)).await {
         tracing::error!(error = %error, "the API has stopped");
     }
@@ -64,6 +65,7 @@ pub async fn serve(listener: UnixListener, api: Api, cgroup_parent: String) {
 /// Accepts connections of everybody but workloads.
 struct Outsiders {
     listener: UnixListener,
+    fresh: mpsc::Receiver<UnixListener>,
     cgroup_parent: String,
 }
 
@@ -73,7 +75,14 @@ impl Listener for Outsiders {
 
     async fn accept(&mut self) -> (UnixStream, SocketAddr) {
         loop {
-            let (stream, address) = Listener::accept(&mut self.listener).await;
+            // Safe to cancel: a connection, and a socket, that nobody has taken yet stays where it is.
+            let (stream, address) = tokio::select! {
+                accepted = Listener::accept(&mut self.listener) => accepted,
+                Some(listener) = self.fresh.recv() => {
+                    self.listener = listener;
+                    continue;
+                }
+            };
             let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
             match peer {
                 Some(pid) if is_below(pid, &self.cgroup_parent) => {

@@ -1,5 +1,6 @@
 //! `containerctl controller`: sets the parts up in order, runs the loop, leaves workloads running when it ends.
 
+use super::keeper::Keeper;
 use super::{ControllerArgs, LogFormat, SOCKET, Switch};
 use crate::api::{Api, socket};
 use crate::control::folder::{Folder, FolderError};
@@ -8,14 +9,13 @@ use crate::control::{Changes, Controller, Options, Parts, Threads};
 use crate::host::chain;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
-use crate::host::lock::exclusive;
+use crate::host::runtime::Home;
 use crate::model::label::{HostLabels, Label};
 use crate::store::{Place, Store};
 use anyhow::{Context, anyhow, bail};
-use nix::fcntl::Flock;
 use nix::unistd::geteuid;
 use std::env::consts::ARCH;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf, absolute};
@@ -42,8 +42,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let state = absolute(&args.state).context("cannot find the current directory")?;
     let runtime_dir = absolute(&args.runtime_dir).context("cannot find the current directory")?;
     let (folder, away) = open_folder(&manifests, &state, &args.trust_owner)?;
-    fs::create_dir_all(&runtime_dir).with_context(|| format!("cannot make {}", runtime_dir.display()))?;
-    let _lock = lock(&runtime_dir)?;
+    let home = Arc::new(Home::take(&runtime_dir).map_err(told)?);
     let changes = Arc::new(Changes::default());
     let (turned, spare) = (Arc::clone(&changes), runtime_dir.join("state-copy"));
     let place = Place { state: &state, spare: &spare, turned: Box::new(move || turned.ring()) };
@@ -77,7 +76,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let path = args.socket.clone().unwrap_or_else(|| runtime_dir.join(SOCKET));
     runtime.block_on(async {
         controller.watch(&manifests);
-        serve(controller, threads, logs, &path, args).await
+        serve(controller, threads, home, logs, &path, args).await
     })?;
     // Requests that are still being answered do not hold us up.
     runtime.shutdown_background();
@@ -87,11 +86,16 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
 async fn serve(
     controller: Controller,
     threads: Threads,
+    home: Arc<Home>,
     logs: PathBuf,
     socket: &Path,
     args: &ControllerArgs,
 ) -> anyhow::Result<()> {
     let (commands, handle) = controller.handle();
+    // One at a time: who makes it waits until it is listened at.
+    let (fresh, refreshed) = mpsc::channel(1);
+    let commands_too = handle.commands.clone();
+    let keeper = Keeper { home, socket: socket.to_owned(), fresh, commands: commands_too, said: None };
     let api = Api::new(handle, logs);
     let listener = socket::listen(socket)?;
     let mut terminate = caught(SignalKind::terminate()).context("cannot catch SIGTERM")?;
@@ -111,10 +115,12 @@ async fn serve(
         }
     });
     let running = api.snapshots();
-    let api = tokio::spawn(socket::serve(listener, api, args.cgroup_parent.clone()));
+    let api = tokio::spawn(socket::serve(listener, refreshed, api, args.cgroup_parent.clone()));
     tracing::info!(manifests = %args.manifests.display(), socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "watching");
+    let keeper = tokio::spawn(keeper.run(args.resync));
     controller.run(threads, commands, ends).await;
     signals.abort();
+    keeper.abort();
     api.abort();
     // The next controller replaces it if this fails.
     let _ = fs::remove_file(socket);
@@ -157,18 +163,6 @@ fn open_folder(path: &Path, state: &Path, trusted: &[u32]) -> anyhow::Result<(Fo
         Err(error) => return Err(error.into()),
     };
     Ok((folder, away))
-}
-
-fn lock(runtime_dir: &Path) -> anyhow::Result<Flock<File>> {
-    let path = runtime_dir.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("cannot make {}", path.display()))?;
-    exclusive(file).map_err(|_| {
-        anyhow!(
-            "the runtime directory {} is used by another controller\n  help: stop it, or give this one another --runtime-dir",
-            runtime_dir.display()
-        )
-    })
 }
 
 fn open_host(

@@ -10,6 +10,7 @@ mod controller;
 mod describe;
 mod events;
 mod exec;
+mod keeper;
 mod logs;
 mod output;
 mod plan;

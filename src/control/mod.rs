@@ -30,6 +30,7 @@ pub mod watch;
 
 use crate::host::{Host, HostError, chain};
 use crate::manifest::Parsed;
+use crate::model::event::News;
 use crate::model::label::HostLabels;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
@@ -80,6 +81,8 @@ pub struct Options {
 pub enum Command {
     /// Look at the folder now; answered after the pass that follows.
     Look { done: oneshot::Sender<()> },
+    /// Something a step needs was made anew: what has happened, to be kept as an event.
+    Mended { news: News },
     /// Consent to the deletions that wait for it; answers whose.
     Approve { reply: oneshot::Sender<BTreeSet<Name>> },
     /// What a pass would do, for the folder as it is or for these files.

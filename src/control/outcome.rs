@@ -109,6 +109,11 @@ impl Controller {
                 self.scan_at = Some(self.host.instant());
                 self.waiting.push(done);
             }
+            Command::Mended { news } => {
+                self.note(vec![news]);
+                // What failed for want of it is tried again at once.
+                self.state.setbacks.clear();
+            }
             Command::Approve { reply } => {
                 let approved = self.state.approve(self.host.now());
                 for name in &approved {

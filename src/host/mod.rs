@@ -17,6 +17,7 @@ pub mod lock;
 pub mod mounts;
 pub mod probe;
 pub mod processes;
+pub mod runtime;
 pub mod seccomp;
 mod sources;
 pub mod spawn;

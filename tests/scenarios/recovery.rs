@@ -1,9 +1,10 @@
 //! The controller killed, restarted, robbed of its database: what runs goes on.
 
 use super::kernel;
-use super::world::{World, eventually, signal};
+use super::world::{World, eventually, eventually_or, signal};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::path::PathBuf;
 
 #[test]
 fn a_killed_controller_finds_the_same_processes_again() {
@@ -199,6 +200,44 @@ fn a_folder_that_vanishes_stops_nothing_and_is_read_again_when_it_returns() {
     world.put("new.yaml", "command: sleep infinity");
     world.wait_running("new");
     assert_eq!(world.wait_running("web"), web);
+}
+
+#[test]
+fn a_runtime_directory_that_is_deleted_is_made_anew_and_what_runs_stays_ours() {
+    let mut world = World::new();
+    world.start(&["--resync", "300ms"]);
+    world.put("web.yaml", "restart: {initialDelay: 10ms}\ncommand: sleep infinity");
+    let web = world.wait_running("web");
+    fs::remove_dir_all(world.path("run")).unwrap();
+    eventually_or(|| world.ctl(&["ps"]).code == 0, || world.log());
+    assert_eq!(world.wait_running("web"), web, "it was started again");
+    assert!(!PathBuf::from(format!("/proc/{web}/root/dev/null")).exists(), "the message says that it is gone");
+    let told = |text: &str| text.matches("was deleted and is made anew; what ran goes on").count();
+    eventually_or(|| told(&world.ctl(&["events"]).out) > 0, || world.log());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let events = world.ctl(&["events"]).out;
+    for text in [events, world.log()] {
+        assert_eq!(told(&text), 1, "{text}");
+    }
+    assert!(
+        world.log().contains("help: keep whatever cleans up") || world.log().contains("help=\"keep"),
+        "{}",
+        world.log()
+    );
+    world.put("new.yaml", "command: sleep infinity");
+    world.wait_running("new");
+
+    // What runs is still watched, and has a /dev again from its next start on.
+    signal(web, Signal::SIGKILL);
+    let again = world.wait_status("web", |status| status["phase"] == "Running" && status["pid"] != web);
+    assert!(PathBuf::from(format!("/proc/{}/root/dev/null", again["pid"])).exists());
+    // The directory is held: no other controller gets it.
+    let other = world.command(&[]).output().unwrap();
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(!other.status.success() && said.contains("is used by another controller"), "{said}");
+
+    fs::remove_file(world.socket()).unwrap();
+    eventually_or(|| world.ctl(&["ps"]).code == 0, || world.log());
 }
 
 /// A folder of the host to be mounted into a workload.
