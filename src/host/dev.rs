@@ -4,10 +4,10 @@
 
 use super::traces::{TraceError, make_private};
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// Nodes every program may expect (the OCI runtime specification's list), by major and minor number.
@@ -32,11 +32,7 @@ pub fn path(runtime: &Path) -> PathBuf {
 pub fn prepare(runtime: &Path) -> Result<PathBuf, TraceError> {
     make_private(&runtime.join("dev"))?;
     let dev = path(runtime);
-    let failed = |path: &Path, source| TraceError::Make { path: path.to_owned(), source };
-    let before = umask(Mode::empty());
-    let made = make(&dev);
-    umask(before);
-    made.map_err(|(path, source)| failed(&path, source))?;
+    make(&dev).map_err(|(path, source)| TraceError::Make { path, source })?;
     Ok(dev)
 }
 
@@ -45,7 +41,16 @@ fn make(dev: &Path) -> Result<(), (PathBuf, io::Error)> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err((path.to_owned(), error)),
         _ => Ok(()),
     };
-    let folder = |path: &Path, mode| exists_or(path, fs::DirBuilder::new().mode(mode).create(path));
+    // Afterwards, whatever the umask: that is the whole process's, and other threads make files at the same time.
+    let open_to = |path: &Path, mode| {
+        let is_open = fs::symlink_metadata(path).is_ok_and(|found| found.permissions().mode() & 0o7777 == mode);
+        let opened = if is_open { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(mode)) };
+        opened.map_err(|error| (path.to_owned(), error))
+    };
+    let folder = |path: &Path, mode| {
+        exists_or(path, fs::create_dir(path))?;
+        open_to(path, mode)
+    };
     folder(dev, 0o755)?;
     for (name, mode) in FOLDERS {
         folder(&dev.join(name), mode)?;
@@ -56,9 +61,9 @@ fn make(dev: &Path) -> Result<(), (PathBuf, io::Error)> {
     }
     for (name, major, minor) in NODES {
         let path = dev.join(name);
-        let all = Mode::from_bits_truncate(0o666);
-        let result = mknod(&path, SFlag::S_IFCHR, all, makedev(major, minor));
+        let result = mknod(&path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor));
         exists_or(&path, result.map_err(|errno: Errno| errno.into()))?;
+        open_to(&path, 0o666)?;
     }
     Ok(())
 }

@@ -84,6 +84,8 @@ impl From<io::Error> for Unlisted {
 /// The entries of one folder that are regular files or folders. `below` is its name with a slash, empty for the top.
 pub fn list(root: &Root, below: &str, entries_max: usize) -> Result<Listed, Unlisted> {
     let mut listed = Listed::default();
+    // A sub-folder may be a link of root's to the outside, and what lies in there lies outside.
+    let inside = below.is_empty() || fs::canonicalize(root.through(below))?.starts_with(&root.path);
     for (count, entry) in fs::read_dir(root.through(below))?.enumerate() {
         if count >= entries_max {
             return Err(Unlisted::TooMany);
@@ -95,7 +97,7 @@ pub fn list(root: &Root, below: &str, entries_max: usize) -> Result<Listed, Unli
         }
         let name = format!("{below}{file_name}");
         let (path, at) = (root.path.join(&name), root.through(&name));
-        let stray = match follow(&at, &root.path) {
+        let stray = match follow(&at, &root.path, inside) {
             Ok(Followed { found, by_root, is_link }) if found.is_file() || found.is_dir() => {
                 listed.entries.push(Entry { name, path, at, found, by_root, is_link });
                 continue;
@@ -110,7 +112,7 @@ pub fn list(root: &Root, below: &str, entries_max: usize) -> Result<Listed, Unli
             Err(Stray::Private { mode }) => remark(
                 &name,
                 &format!(
-                    "is a link out of the folder to a file that not everybody may read (mode {mode:04o}), and is ignored"
+                    "leads out of the folder to a file that not everybody may read (mode {mode:04o}), and is ignored"
                 ),
                 "copy the file here, or chmod o+r what the link leads to: findings quote what is read",
             ),
@@ -141,9 +143,11 @@ enum Stray {
     },
 }
 
-fn follow(path: &Path, root: &Path) -> Result<Followed, Stray> {
+/// `inside`: whether the folder it lies in is really below `root`.
+fn follow(path: &Path, root: &Path, inside: bool) -> Result<Followed, Stray> {
     let own = fs::symlink_metadata(path).map_err(|_| Stray::Gone)?;
     if !own.is_symlink() {
+        check_open(&own, inside)?;
         return Ok(Followed { found: own, by_root: false, is_link: false });
     }
     let target = fs::canonicalize(path).map_err(|_| Stray::Dangling)?;
@@ -152,11 +156,15 @@ fn follow(path: &Path, root: &Path) -> Result<Followed, Stray> {
         return Err(Stray::Foreign { uid: own.uid() });
     }
     let found = fs::metadata(&target).map_err(|_| Stray::Dangling)?;
-    let mode = found.mode() & 0o7777;
-    if !inside && found.is_file() && mode & OTHERS_READ == 0 {
-        return Err(Stray::Private { mode });
-    }
+    check_open(&found, inside)?;
     Ok(Followed { found, by_root: !inside, is_link: true })
+}
+
+/// What lies outside is read only if everybody may.
+fn check_open(found: &Metadata, inside: bool) -> Result<(), Stray> {
+    let mode = found.mode() & 0o7777;
+    let open = inside || !found.is_file() || mode & OTHERS_READ != 0;
+    if open { Ok(()) } else { Err(Stray::Private { mode }) }
 }
 
 /// The folder and the name that a link leads to in the end.

@@ -144,9 +144,19 @@ fn a_link_out_of_the_folder_shows_no_file_that_not_everybody_may_read() {
     fs::write(world.path("..data/web.yaml"), "command: x").unwrap();
     mode(&world.path("..data/web.yaml"), 0o600);
     symlink("..data/web.yaml", world.path("web.yaml")).unwrap();
+    // A link to a folder shows no more than one to each of its files.
+    fs::create_dir(world.dir.path().join("elsewhere")).unwrap();
+    for (name, bits) in [("db", 0o644), ("key", 0o600)] {
+        let path = world.dir.path().join(format!("elsewhere/{name}.yaml"));
+        fs::write(&path, "command: x").unwrap();
+        mode(&path, bits);
+    }
+    symlink("../elsewhere", world.path("team")).unwrap();
+    let private =
+        |mode| format!("leads out of the folder to a file that not everybody may read (mode {mode}), and is ignored");
     assert_eq!(
         world.scan(),
-        "web.yaml: web\nsh.yaml: is a link out of the folder to a file that not everybody may read (mode 0640), and is ignored\n"
+        format!("team/db.yaml: db\nweb.yaml: web\nsh.yaml: {}\nteam/key.yaml: {}\n", private("0640"), private("0600"))
     );
 }
 
