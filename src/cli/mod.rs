@@ -17,6 +17,7 @@ mod plan;
 mod ps;
 mod run;
 mod terminal;
+mod topology;
 mod validate;
 mod wait;
 
@@ -70,6 +71,8 @@ enum Verb {
     Logs(LogsArgs),
     /// Run a command in the box of a workload; exits with its code
     Exec(ExecArgs),
+    /// Draw the machine's CPUs, and who sits where
+    Topology(TopologyArgs),
     /// Wait until a workload, or everything, is as it should be; exits with 1 if it is not in time
     Wait(WaitArgs),
 }
@@ -247,6 +250,17 @@ struct ExecArgs {
 }
 
 #[derive(Debug, Args)]
+struct TopologyArgs {
+    /// A saved machine instead of this one: the folder that holds its sys and proc
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
 struct WaitArgs {
     /// The workload; none with --for converged
     name: Option<String>,
@@ -319,6 +333,7 @@ pub fn main() -> ExitCode {
         Verb::Events(args) => (events::run(&args), 1),
         Verb::Logs(args) => (logs::run(&args), 1),
         Verb::Exec(args) => (exec::run(&args), run::NOT_RUN),
+        Verb::Topology(args) => (topology::run(&args), 1),
         Verb::Wait(args) => (wait::run(&args), 1),
     };
     result.unwrap_or_else(|error| {

@@ -192,7 +192,7 @@ impl Host for Linux {
         })?;
         let memory = procfs::Meminfo::current().map_err(|error| facts("/proc/meminfo", error))?;
         Ok(Machine {
-            topology: topology::read(Path::new("/sys"), &allowed)?,
+            topology: topology::read(Path::new("/"), Some(&allowed))?,
             memory: Bytes(memory.mem_total),
             gpus: self.options.gpus.0.clone(),
             disks: disks(Path::new("/sys/block")),

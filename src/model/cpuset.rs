@@ -1,7 +1,6 @@
 //! Sets of CPUs (or of NUMA nodes) and the kernel's list notation for them: `0-3,8`.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,9 +9,11 @@ use std::str::FromStr;
 pub const CPU_MAX: u32 = 16_383;
 
 /// A set of CPU numbers. Shown and parsed in the list format of cpuset(7), always sorted and with the longest ranges.
+///
+/// Kept as bits, 64 a word, the last word never zero: placement asks millions of times what two sets have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct CpuSet(BTreeSet<u32>);
+pub struct CpuSet(Vec<u64>);
 
 /// A set of NUMA node numbers; the same notation.
 pub type NodeSet = CpuSet;
@@ -34,7 +35,7 @@ impl CpuSet {
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -42,45 +43,79 @@ impl CpuSet {
     }
 
     pub fn contains(&self, cpu: u32) -> bool {
-        self.0.contains(&cpu)
+        self.0.get(cpu as usize / 64).is_some_and(|word| word >> (cpu % 64) & 1 == 1)
     }
 
     pub fn insert(&mut self, cpu: u32) {
-        self.0.insert(cpu);
+        let word = cpu as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (cpu % 64);
     }
 
     /// In ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.0.iter().copied()
+        (0u32..).step_by(64).zip(&self.0).flat_map(|(first, &word)| {
+            let next = |rest: &u64| Some(rest & (rest - 1)).filter(|rest| *rest != 0);
+            std::iter::successors(Some(word).filter(|word| *word != 0), next)
+                .map(move |rest| first + rest.trailing_zeros())
+        })
     }
 
     #[must_use]
     pub fn union(&self, other: &CpuSet) -> CpuSet {
-        CpuSet(&self.0 | &other.0)
+        let (longer, shorter) = if self.0.len() >= other.0.len() { (self, other) } else { (other, self) };
+        let mut words = longer.0.clone();
+        for (word, more) in words.iter_mut().zip(&shorter.0) {
+            *word |= more;
+        }
+        CpuSet(words)
     }
 
     #[must_use]
     pub fn intersection(&self, other: &CpuSet) -> CpuSet {
-        CpuSet(&self.0 & &other.0)
+        CpuSet::of_words(self.0.iter().zip(&other.0).map(|(one, other)| one & other).collect())
     }
 
     #[must_use]
     pub fn difference(&self, other: &CpuSet) -> CpuSet {
-        CpuSet(&self.0 - &other.0)
+        let others = other.0.iter().copied().chain(std::iter::repeat(0));
+        CpuSet::of_words(self.0.iter().zip(others).map(|(word, other)| word & !other).collect())
     }
 
     pub fn is_subset(&self, other: &CpuSet) -> bool {
-        self.0.is_subset(&other.0)
+        self.0.len() <= other.0.len() && self.0.iter().zip(&other.0).all(|(word, other)| word & !other == 0)
     }
 
     pub fn is_disjoint(&self, other: &CpuSet) -> bool {
-        self.0.is_disjoint(&other.0)
+        self.0.iter().zip(&other.0).all(|(word, other)| word & other == 0)
+    }
+
+    fn of_words(mut words: Vec<u64>) -> CpuSet {
+        while words.last() == Some(&0) {
+            words.pop();
+        }
+        CpuSet(words)
+    }
+
+    /// Reads the kernel's other notation (Documentation/core-api/printk-formats.rst, `%*pb`): words of eight hexadecimal digits, the
+    /// highest first, as in `00000000,0000ffff`; a word may be shorter than that. None if the text is no such mask.
+    pub fn from_mask(text: &str) -> Option<CpuSet> {
+        let words: Option<Vec<u32>> = text.trim().split(',').map(|word| u32::from_str_radix(word, 16).ok()).collect();
+        let words = words.filter(|words| words.len() * 32 <= CPU_MAX as usize + 1)?;
+        let pairs = words.rchunks(2).map(|pair| pair.iter().fold(0, |high, word| high << 32 | u64::from(*word)));
+        Some(CpuSet::of_words(pairs.collect()))
     }
 }
 
 impl FromIterator<u32> for CpuSet {
     fn from_iter<I: IntoIterator<Item = u32>>(cpus: I) -> CpuSet {
-        CpuSet(cpus.into_iter().collect())
+        let mut set = CpuSet::new();
+        for cpu in cpus {
+            set.insert(cpu);
+        }
+        set
     }
 }
 
@@ -105,7 +140,7 @@ impl FromStr for CpuSet {
 
     /// Reads a list; an empty or blank one is the empty set, as in the kernel's files.
     fn from_str(text: &str) -> Result<CpuSet, InvalidCpuList> {
-        let mut cpus = BTreeSet::new();
+        let mut cpus = CpuSet::new();
         for part in text.trim().split(',').filter(|_| !text.trim().is_empty()) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let number = |text: &str| text.trim().parse::<u32>().ok();
@@ -118,9 +153,9 @@ impl FromStr for CpuSet {
             if first > last {
                 return Err(InvalidCpuList::Backwards { first, last });
             }
-            cpus.extend(first..=last);
+            (first..=last).for_each(|cpu| cpus.insert(cpu));
         }
-        Ok(CpuSet(cpus))
+        Ok(cpus)
     }
 }
 
@@ -142,12 +177,24 @@ impl From<CpuSet> for String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn lists_are_written_with_the_longest_ranges() {
         let set: CpuSet = "3,0-1,2,8".parse().unwrap();
         assert_eq!(set.to_string(), "0-3,8");
         assert_eq!("\n".parse::<CpuSet>().unwrap(), CpuSet::new());
+    }
+
+    #[test]
+    fn masks_are_read_from_their_last_word() {
+        let read = |text: &str| CpuSet::from_mask(text).map(|set| set.to_string());
+        assert_eq!(read("00000001,0000ffff\n"), Some("0-15,32".to_owned()));
+        assert_eq!(read("ff"), Some("0-7".to_owned()));
+        assert_eq!(read("0"), Some(String::new()));
+        for nonsense in ["", "x", "1,,2", "0-3", "100000000", &"ffffffff,".repeat(600)] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
     }
 
     #[test]
@@ -164,6 +211,20 @@ mod tests {
         fn sets_read_back_as_they_were_written(cpus in proptest::collection::btree_set(0u32..256, 0..64)) {
             let set: CpuSet = cpus.into_iter().collect();
             prop_assert_eq!(set.to_string().parse::<CpuSet>(), Ok(set));
+        }
+
+        #[test]
+        fn sets_of_bits_are_as_sets_of_numbers(one: BTreeSet<u8>, other: BTreeSet<u8>) {
+            let bits = |set: &BTreeSet<u8>| set.iter().map(|cpu| u32::from(*cpu)).collect::<CpuSet>();
+            let (a, b) = (bits(&one), bits(&other));
+            prop_assert_eq!(a.union(&b), bits(&(&one | &other)));
+            prop_assert_eq!(a.intersection(&b), bits(&(&one & &other)));
+            prop_assert_eq!(a.difference(&b), bits(&(&one - &other)));
+            prop_assert_eq!(a.is_subset(&b), one.is_subset(&other));
+            prop_assert_eq!(a.is_disjoint(&b), one.is_disjoint(&other));
+            prop_assert_eq!((a.len(), a.is_empty()), (one.len(), one.is_empty()));
+            prop_assert!(a.iter().eq(one.iter().map(|cpu| u32::from(*cpu))));
+            prop_assert!((0..300).all(|cpu| a.contains(cpu) == u8::try_from(cpu).is_ok_and(|cpu| one.contains(&cpu))));
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod observed;
 pub mod probe;
 pub mod record;
 pub mod replica;
+pub mod shape;
 pub mod spec;
 pub mod status;
 pub mod time;

@@ -1,4 +1,5 @@
-//! How a machine's CPUs belong together, as sets: cores of threads, last-level caches of cores, NUMA nodes, packages.
+//! How a machine's CPUs belong together, as sets: cores of threads, last-level caches of cores, NUMA nodes, dies, packages; and which
+//! kinds of core it has.
 //!
 //! What a machine does not tell is an empty list, never a guess: a machine without cache files has no `llcs`.
 
@@ -7,20 +8,53 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The CPUs of one machine. Each list is disjoint and sorted by lowest CPU; only online CPUs appear.
+/// The CPUs of one machine. Each list is disjoint and sorted by lowest CPU; only online CPUs appear. Written as JSON, sets are lists in
+/// the kernel's notation (cpuset(7)).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
-    pub online: CpuSet,
-    /// The online CPUs that workloads may be given: those our own cgroup may use.
-    pub usable: CpuSet,
-    /// Hardware threads that share a core.
-    pub cores: Vec<CpuSet>,
-    /// CPUs that share a last-level cache.
-    pub llcs: Vec<CpuSet>,
-    /// NUMA nodes by number; a node may have no CPU.
-    pub nodes: BTreeMap<u32, CpuSet>,
     /// Sockets.
     pub packages: Vec<CpuSet>,
+    /// Pieces of silicon, where they are neither whole packages nor single cores.
+    pub dies: Vec<CpuSet>,
+    /// NUMA nodes by number; a node may have no CPU.
+    #[serde(rename = "numa")]
+    pub nodes: BTreeMap<u32, CpuSet>,
+    /// CPUs that share a last-level cache.
+    #[serde(rename = "llc")]
+    pub llcs: Vec<CpuSet>,
+    /// Hardware threads that share a core.
+    pub cores: Vec<CpuSet>,
+    pub online: CpuSet,
+    /// CPUs that are there and switched off.
+    pub offline: CpuSet,
+    /// The online CPUs that workloads may be given: those our own cgroup may use, less those isolated from the scheduler.
+    pub usable: CpuSet,
+    /// From the least to the most performance; of a machine that says nothing of it, none.
+    pub kinds: Vec<Kind>,
+}
+
+/// CPUs of one make, on a machine that may have several (performance and efficiency cores).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kind {
+    pub cpus: CpuSet,
+    /// 0 for the kind of least performance, one more for each above it.
+    pub efficiency: u32,
+    pub infos: KindInfos,
+}
+
+/// What sysfs tells CPUs of different kinds apart by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KindInfos {
+    /// Relative to the strongest of the machine, 1024 (`cpu_capacity`).
+    #[serde(rename = "LinuxCapacity", skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u32>,
+    #[serde(rename = "FrequencyMaxMHz", skip_serializing_if = "Option::is_none")]
+    pub max_mhz: Option<u32>,
+    #[serde(rename = "FrequencyBaseMHz", skip_serializing_if = "Option::is_none")]
+    pub base_mhz: Option<u32>,
+    /// The performance-monitoring unit that drives them (`cpu_core`, `cpu_atom`).
+    #[serde(rename = "CoreType", skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
 }
 
 /// The kinds of group a workload can be placed in, from smallest to largest.
@@ -29,6 +63,7 @@ pub enum Level {
     Core,
     Cache,
     Node,
+    Die,
     Package,
     Machine,
 }
@@ -50,9 +85,10 @@ impl Topology {
     /// Every distinct group of usable CPUs, smallest level first, the whole machine last. Where two levels are the same set (one cache a
     /// package, one node a machine), the larger level names it.
     pub fn domains(&self) -> Vec<Domain> {
-        let levels: [(Level, Vec<&CpuSet>); 5] = [
+        let levels: [(Level, Vec<&CpuSet>); 6] = [
             (Level::Machine, vec![&self.usable]),
             (Level::Package, self.packages.iter().collect()),
+            (Level::Die, self.dies.iter().collect()),
             (Level::Node, self.nodes.values().collect()),
             (Level::Cache, self.llcs.iter().collect()),
             (Level::Core, self.cores.iter().collect()),
@@ -78,6 +114,7 @@ impl fmt::Display for Level {
             Level::Core => "core",
             Level::Cache => "last-level cache",
             Level::Node => "NUMA node",
+            Level::Die => "die",
             Level::Package => "package",
             Level::Machine => "machine",
         })
@@ -101,6 +138,7 @@ pub(crate) mod tests {
             llcs: sets(&["0-1,8-9", "2-3,10-11", "4-5,12-13", "6-7,14-15"]),
             nodes: [(0, "0-3,8-11".parse().unwrap()), (1, "4-7,12-15".parse().unwrap())].into(),
             packages: sets(&["0-3,8-11", "4-7,12-15"]),
+            ..Topology::default()
         }
     }
 
@@ -114,6 +152,7 @@ pub(crate) mod tests {
             llcs: vec![all.clone()],
             nodes: [(0, all.clone())].into(),
             packages: vec![all],
+            ..Topology::default()
         }
     }
 

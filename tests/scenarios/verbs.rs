@@ -38,6 +38,25 @@ fn ps_and_describe_tell_what_there_is() {
 }
 
 #[test]
+fn topology_draws_the_machine_and_who_sits_where() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep infinity\ncpu: {request: 1, class: pinned}");
+    world.wait_running("web");
+    let said = world.ctl(&["topology"]);
+    let cpus = world.status("web")["cpus"].as_str().unwrap().to_owned();
+    assert!(said.out.starts_with("machine 0") || said.out.starts_with("package 0"), "{}", said.out);
+    let seat = said.out.lines().find(|line| line.contains("web")).unwrap_or_else(|| panic!("{}", said.out));
+    assert!(seat.contains(&cpus), "{seat} has no {cpus}");
+    let json: serde_json::Value = serde_json::from_str(&world.ctl(&["topology", "-o", "json"]).out).unwrap();
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    assert_eq!(json["online"], online.trim());
+    let nowhere = world.ctl(&["topology", "--root", "/proc/self"]);
+    assert_eq!(nowhere.code, 1);
+    let help = "no machine below /proc/self; help: it is the folder that holds its `sys` and `proc`";
+    assert!(nowhere.err.contains(help), "{}", nowhere.err);
+}
+
+#[test]
 fn logs_come_back_as_they_were_written() {
     let world = World::running();
     world.put(

@@ -207,6 +207,7 @@ impl Host for Machine {
                 llcs: vec![all.clone()],
                 nodes: [(0, all.clone())].into(),
                 packages: vec![all],
+                ..Topology::default()
             },
             memory: Bytes(16 << 30),
             gpus: vec![gpu(0), gpu(1)],
