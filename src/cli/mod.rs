@@ -15,6 +15,7 @@ mod logs;
 mod output;
 mod plan;
 mod ps;
+mod rehearse;
 mod run;
 mod terminal;
 mod topology;
@@ -24,7 +25,8 @@ mod wait;
 use crate::api::Goal;
 use crate::host::gpu::Simulated;
 use crate::model::label::Label;
-use crate::model::units::parse_duration;
+use crate::model::shape::Shape;
+use crate::model::units::{Bytes, parse_duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use output::Format;
 use std::path::PathBuf;
@@ -161,6 +163,15 @@ struct ValidateArgs {
 struct PlanArgs {
     /// A folder to plan for, instead of the one that is watched
     dir: Option<PathBuf>,
+    /// A machine to plan for, with nobody on it yet and no controller asked, for example "2 packages x 2 numa x 2 llc x 4 cores x 2 threads"
+    #[arg(long, value_name = "SHAPE")]
+    topology: Option<Shape>,
+    /// The memory of that machine; this one's if not given
+    #[arg(long, value_name = "SIZE", requires = "topology")]
+    memory: Option<Bytes>,
+    /// The GPUs of that machine, for example 2x16Gi
+    #[arg(long, value_name = "NxMEM", requires = "topology")]
+    simulate_gpus: Option<Simulated>,
     #[command(flatten)]
     format: FormatArgs,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! `containerctl plan`: what a pass of the running controller would do, and why.
 
 use super::output::{Format, print, print_value, table};
-use super::{PlanArgs, client};
+use super::{PlanArgs, client, rehearse};
 use crate::api::Files;
 use crate::control::folder::Folder;
 use crate::control::report::Preview;
@@ -11,9 +11,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// There is something to do.
-const CHANGES: u8 = 2;
+pub const CHANGES: u8 = 2;
 
 pub fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
+    if let Some(shape) = args.topology {
+        return rehearse::run(args, shape);
+    }
     let preview: Preview = client::talk(async {
         match &args.dir {
             None => client::get(&args.client, "/v1/plan").await,

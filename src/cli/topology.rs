@@ -40,7 +40,7 @@ fn seated(args: &TopologyArgs) -> Vec<(String, CpuSet)> {
 }
 
 /// The tree, each workload beside the smallest domain that has all of its CPUs. Cores are drawn one by one where somebody sits on one.
-fn draw(topology: &Topology, seated: &[(String, CpuSet)]) -> String {
+pub fn draw(topology: &Topology, seated: &[(String, CpuSet)]) -> String {
     let Topology { online, offline, usable, nodes, kinds, .. } = topology;
     let whole = Topology { usable: online.clone(), ..topology.clone() };
     let domains = whole.domains();

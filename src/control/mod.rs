@@ -19,6 +19,7 @@ pub mod lost;
 mod news;
 mod outcome;
 pub mod prober;
+pub mod rehearsal;
 pub mod report;
 mod run;
 mod source;

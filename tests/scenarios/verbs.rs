@@ -140,6 +140,24 @@ fn plan_says_what_would_happen_before_it_does() {
 }
 
 #[test]
+fn a_machine_can_be_made_up_to_plan_for() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("web.yaml"), "command: x\ncpu: 2").unwrap();
+    std::fs::write(folder.path().join("db.yaml"), "command: x\ncpu: {class: exclusive, request: 2}").unwrap();
+    std::fs::write(folder.path().join("huge.yaml"), "command: x\nmemory: {request: 1Ti}").unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let shape = "2 packages x 2 cores x 2 threads";
+    let said = program(&["plan", dir, "--topology", shape, "--memory", "64Gi"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    for line in ["db        0,4   class exclusive", "web       1,5   smallest domain with room", "memory.request 1Ti"] {
+        assert!(said.out.contains(line), "{line} is not in\n{}", said.out);
+    }
+    assert!(said.out.contains("    core 0,4  db\n"), "{}", said.out);
+    let wrong = program(&["plan", dir, "--topology", "2 sockets"]);
+    assert!(wrong.code == 64 && wrong.err.contains("`2 sockets` is not like"), "{wrong:?}");
+}
+
+#[test]
 fn validate_reports_every_finding_of_every_file() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();

@@ -30,7 +30,7 @@ const SUFFIX: &str = ".workload";
 pub const PROBE_GROUPS: [&str; 3] = ["probe-startup", "probe-readiness", "probe-liveness"];
 
 /// The control files a workload's group is made of, over both generations. Which of them exist is probed.
-const FILES: [&str; 34] = [
+pub const FILES: [&str; 34] = [
     "cpu.max",
     "cpu.max.burst",
     "cpu.weight",
