@@ -46,7 +46,8 @@ mod tests {
 
     fn seen(settings: &[(&str, &str)], frozen: bool) -> Observed {
         let settings = settings.iter().map(|(file, value)| ((*file).to_owned(), (*value).to_owned())).collect();
-        Observed { instance: None, group: Some(Group { settings: Settings(settings), populated: true, frozen }) }
+        let group = Group { settings: Settings(settings), populated: true, frozen };
+        Observed { group: Some(group), ..Observed::default() }
     }
 
     #[test]

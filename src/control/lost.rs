@@ -71,7 +71,8 @@ mod tests {
         let name: Name = "web".parse().unwrap();
         let run = |number| {
             let life = Life::Running { pid: 7 };
-            Observed { instance: Some(Instance { number, record: None, started: None, life }), group: None }
+            let instance = Some(Instance { number, record: None, started: None, life });
+            Observed { instance, ..Observed::default() }
         };
         let (own, other) = (Some(FolderId { device: 1, inode: 1 }), Some(FolderId { device: 1, inode: 2 }));
         let mut folders = LogFolders::default();

@@ -9,7 +9,7 @@ use super::traces::{Process, Trace};
 use crate::init::wire::Step;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::name::Name;
-use crate::model::observed::{Group, Instance, Life};
+use crate::model::observed::{Group, Instance, Life, Observed};
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
@@ -45,15 +45,20 @@ pub trait Witness {
     fn ended_at(&self) -> Timestamp;
 }
 
-/// The newest run of a workload, none if nothing was ever started.
-pub fn instance(witness: &impl Witness, name: &Name, group: Option<&Group>) -> Result<Option<Instance>, HostError> {
-    let Some(trace) = witness.newest(name)? else { return untraced(witness, name, group) };
-    Ok(life(witness, name, &trace, group)?.map(|life| Instance {
+/// What is there of a workload, given its group: with the newest run, if there is one.
+pub fn observe(witness: &impl Witness, name: &Name, group: Option<Group>) -> Result<Observed, HostError> {
+    let Some(trace) = witness.newest(name)? else {
+        let instance = untraced(witness, name, group.as_ref())?;
+        return Ok(Observed { instance, group, left_traces: false });
+    };
+    let instance = life(witness, name, &trace, group.as_ref())?.map(|life| Instance {
         number: trace.number,
         started: trace.started.map(|started| started.at),
         record: trace.boxed.record,
         life,
-    }))
+    });
+    let left_traces = instance.is_none();
+    Ok(Observed { instance, group, left_traces })
 }
 
 /// The life of a run that left traces.
@@ -116,4 +121,85 @@ fn in_group(witness: &impl Witness, run: &Run, group: Option<&Group>) -> Result<
     let Some(found) = witness.init_in_group(&run.0)? else { return Ok(None) };
     let life = found.command.map_or(Life::Starting, |pid| Life::Running { pid });
     Ok(witness.adopt(run, found.init)?.then_some(life))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::traces::box_bytes;
+    use crate::manifest::parse;
+
+    /// A host with the traces of one run and nothing else, but for how a child of ours was reaped.
+    struct Remains {
+        started: Option<&'static str>,
+        exit: Option<&'static str>,
+        reaped: Option<Reaped>,
+    }
+
+    impl Witness for Remains {
+        fn is_this_boot(&self, boot_id: &str) -> bool {
+            boot_id == "boot"
+        }
+
+        fn newest(&self, _: &Name) -> Result<Option<Trace>, HostError> {
+            let (spec, origin) = parse("web.yaml", b"command: x").workloads.remove(0);
+            let boxed = box_bytes("boot", &Record { instance: 3, ..Record::new(spec, origin) }).unwrap();
+            let [started, exit] = [self.started, self.exit].map(|report| report.map(str::as_bytes));
+            Ok(Some(Trace::parse(3, &boxed, started, exit)))
+        }
+
+        fn adopt(&self, _: &Run, _: Process) -> Result<bool, HostError> {
+            Ok(false)
+        }
+
+        fn is_running(&self, _: &Run) -> bool {
+            false
+        }
+
+        fn reaped(&self, _: &Run) -> Option<Reaped> {
+            self.reaped
+        }
+
+        fn init_in_group(&self, _: &Name) -> Result<Option<Init>, HostError> {
+            Ok(None)
+        }
+
+        fn oom_kills(&self, _: &Name) -> u64 {
+            0
+        }
+
+        fn steps(&self, _: &Record) -> Vec<Step<CString>> {
+            Vec::new()
+        }
+
+        fn ended_at(&self) -> Timestamp {
+            Timestamp(9)
+        }
+    }
+
+    /// How it ended, or that nobody knows.
+    fn check(started: Option<&'static str>, exit: Option<&'static str>, reaped: Option<Reaped>) -> String {
+        let seen = observe(&Remains { started, exit, reaped }, &"web".parse().unwrap(), None).unwrap();
+        match seen.instance.map(|instance| instance.life) {
+            Some(Life::Ended(exit)) => exit.outcome.to_string(),
+            other => format!("{other:?}, left traces: {}", seen.left_traces),
+        }
+    }
+
+    #[test]
+    fn an_end_is_told_by_the_best_word_there_is_of_it() {
+        let (started, exited) = (Some("started 100 5 101 6 1 2\n"), Some("exited 3 1 2\n"));
+        assert_eq!(check(started, exited, Some(Reaped::Exited(125))), "exited with code 3");
+        assert_eq!(check(started, None, Some(Reaped::Exited(5))), "exited with code 5");
+        assert_eq!(check(started, None, None), "gone without an exit status");
+        assert_eq!(check(None, exited, None), "exited with code 3");
+        // Neither report could be left, but its parent has waited for it.
+        assert_eq!(check(None, None, Some(Reaped::Exited(125))), "exited with code 125");
+        assert_eq!(check(None, None, Some(Reaped::Killed(9))), "killed by SIGKILL");
+    }
+
+    #[test]
+    fn a_box_that_nothing_tells_of_is_something_to_clear_away() {
+        assert_eq!(check(None, None, None), "None, left traces: true");
+    }
 }

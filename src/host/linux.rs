@@ -220,8 +220,7 @@ impl Host for Linux {
 
     fn observe(&self, name: &Name) -> Result<Observed, HostError> {
         let group = self.backend.read(name)?;
-        let instance = life::instance(self, name, group.as_ref())?;
-        Ok(Observed { instance, group })
+        life::observe(self, name, group)
     }
 
     fn start(&self, start: &Start<'_>) -> Result<(), HostError> {

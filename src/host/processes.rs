@@ -4,7 +4,7 @@
 //! again at this workload". Idle it costs nothing.
 //!
 //! Guarantees: a process is proven by its start time before it is watched or signalled, so a pid that was used again is never hit; our own
-//! children are reaped.
+//! children are reaped, those too that the kernel will not tell of.
 
 use super::strays;
 use super::traces::Process;
@@ -70,6 +70,8 @@ struct Watched {
     fd: OwnedFd,
     /// An init's pid, none for a report pipe.
     init: Option<u32>,
+    /// The kernel would not take it into the epoll set: its end shows only when somebody looks.
+    untold: bool,
 }
 
 impl Processes {
@@ -85,13 +87,12 @@ impl Processes {
         Ok(Processes { shared })
     }
 
-    /// Watches an init that was just started, and its report.
+    /// Watches an init that was just started, and its report. One that cannot be watched is held all the same: its descriptor is the only
+    /// way to learn how a child has ended that could leave no report.
     pub fn add(&self, run: &Run, pid: u32, pidfd: OwnedFd, report: Option<OwnedFd>) -> Result<(), ProcessError> {
-        self.shared.add(Watched { run: run.clone(), fd: pidfd, init: Some(pid) })?;
-        match report {
-            Some(fd) => self.shared.add(Watched { run: run.clone(), fd, init: None }),
-            None => Ok(()),
-        }
+        let told = self.shared.add(run, pidfd, Some(pid));
+        let report = report.map_or(Ok(()), |fd| self.shared.add(run, fd, None));
+        told.and(report)
     }
 
     /// Watches an init somebody else started, an earlier controller, unless it is watched already. False if it is not that process. One that
@@ -114,8 +115,9 @@ impl Processes {
         Ok(true)
     }
 
-    /// Whether the run's init is watched and has not ended.
+    /// Whether the run's init is watched and has not ended. Tries again for a watch that could not be had.
     pub fn is_running(&self, run: &Run) -> bool {
+        self.shared.look_at_untold(run);
         self.shared.state().inits.contains_key(run)
     }
 
@@ -126,9 +128,7 @@ impl Processes {
             let Watched { fd, init, .. } = state.watched.get(token)?;
             let namespace = strays::pid_namespace((*init)?)?;
             // Asked after it was read: while the process has not ended, its number is nobody else's.
-            let mut ended = [PollFd::new(fd, PollFlags::IN)];
-            let alive = poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0);
-            alive.then(|| (namespace, run.0.clone()))
+            (has_ended(fd) == Some(false)).then(|| (namespace, run.0.clone()))
         };
         state.inits.iter().filter_map(namespace).collect()
     }
@@ -164,18 +164,38 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, watched: Watched) -> Result<(), ProcessError> {
+    /// Watches a descriptor. An init's is held even if the kernel refuses to tell of it, and then as the error says.
+    fn add(&self, run: &Run, fd: OwnedFd, init: Option<u32>) -> Result<(), ProcessError> {
         let mut state = self.state();
         let token = state.next_token;
         state.next_token += 1;
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-        epoll::add(&self.epoll, &watched.fd, epoll::EventData::new_u64(token), flags)
-            .map_err(|errno| ProcessError::Watch(errno.into()))?;
-        if watched.init.is_some() {
-            state.inits.insert(watched.run.clone(), token);
+        let told = self.have_told(&fd, token);
+        if init.is_some() {
+            state.inits.insert(run.clone(), token);
+        } else if told.is_err() {
+            return told;
         }
-        state.watched.insert(token, watched);
-        Ok(())
+        state.watched.insert(token, Watched { run: run.clone(), fd, init, untold: told.is_err() });
+        told
+    }
+
+    fn have_told(&self, fd: &OwnedFd, token: u64) -> Result<(), ProcessError> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
+            .map_err(|errno| ProcessError::Watch(errno.into()))
+    }
+
+    /// Tries again to be told of an init; until that works, looks whether it has ended.
+    fn look_at_untold(&self, run: &Run) {
+        let mut state = self.state();
+        let Some(token) = state.inits.get(run).copied() else { return };
+        let Some(watched) = state.watched.get_mut(&token).filter(|watched| watched.untold) else { return };
+        watched.untold = self.have_told(&watched.fd, token).is_err();
+        let ended = watched.untold && has_ended(&watched.fd) == Some(true);
+        drop(state);
+        if ended {
+            self.take(token);
+        }
     }
 
     fn run(&self, changed: &impl Fn(&Name)) {
@@ -201,7 +221,7 @@ impl Shared {
     /// Ends a watch; reaps the process if it was one and a child of ours.
     fn take(&self, token: u64) -> Option<Run> {
         let mut state = self.state();
-        let Watched { run, fd, init } = state.watched.remove(&token)?;
+        let Watched { run, fd, init, untold: _ } = state.watched.remove(&token)?;
         // Closing the descriptor would take it out of the epoll set too, but not while a duplicate of it is open somewhere.
         let _ = epoll::delete(&self.epoll, &fd);
         if init.is_some() {
@@ -215,6 +235,12 @@ impl Shared {
         }
         Some(run)
     }
+}
+
+/// Whether the process behind a pidfd has ended; none if the kernel does not say.
+fn has_ended(fd: &OwnedFd) -> Option<bool> {
+    let mut ended = [PollFd::new(fd, PollFlags::IN)];
+    poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).ok().map(|count| count > 0)
 }
 
 /// Whether a process of this number exists, has not ended, and is the one that started then.
@@ -287,6 +313,42 @@ mod tests {
         processes.clear(&run.0);
         assert_eq!(processes.reaped(&run), None);
         assert!(!processes.adopt(&run, process).unwrap(), "an ended process was adopted");
+        child.wait().unwrap_err();
+    }
+
+    #[test]
+    fn a_child_that_cannot_be_watched_is_reaped_by_whoever_looks() {
+        let (sender, receiver) = mpsc::channel();
+        let processes = Processes::watch(move |name| sender.send(name.clone()).unwrap()).unwrap();
+        let epoll = &processes.shared.epoll;
+        let end_unwatched = |number| {
+            let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+            // It will be refused, because it is there already; like this, with nothing asked of it, it tells nothing.
+            let other = epoll::EventData::new_u64(u64::MAX);
+            epoll::add(epoll, &pidfd, other, epoll::EventFlags::ONESHOT).unwrap();
+            let run: Run = ("web".parse().unwrap(), number);
+            processes.add(&run, child.id(), pidfd, None).unwrap_err();
+            assert!(processes.is_running(&run), "it was let go of");
+            child.kill().unwrap();
+            // Until it is a zombie, which nobody but us can reap.
+            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+            (run, child)
+        };
+        let (run, mut child) = end_unwatched(1);
+        assert!(!processes.is_running(&run));
+        assert_eq!(processes.reaped(&run), Some(Reaped::Killed(9)));
+        child.wait().unwrap_err();
+        // One that can be watched by now is told of like any other.
+        let (run, mut child) = end_unwatched(2);
+        {
+            let state = processes.shared.state();
+            epoll::delete(epoll, &state.watched[&state.inits[&run]].fd).unwrap();
+        }
+        processes.is_running(&run);
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), run.0);
+        assert_eq!(processes.reaped(&run), Some(Reaped::Killed(9)));
         child.wait().unwrap_err();
     }
 }

@@ -10,6 +10,8 @@ use super::time::Timestamp;
 pub struct Observed {
     pub instance: Option<Instance>,
     pub group: Option<Group>,
+    /// Whether there are traces of a run that nothing tells of: it never began, or its init could leave no word.
+    pub left_traces: bool,
 }
 
 /// The newest run there is a trace of.

@@ -12,7 +12,7 @@ use crate::model::record::Record;
 /// so only what runs is judged.
 pub(super) fn needed(input: &Input<'_>, record: &Record, wanted: &Settings) -> Option<(Act, String)> {
     let name = &record.spec.name;
-    let Observed { instance, group } = input.observed.get(name)?;
+    let Observed { instance, group, left_traces: _ } = input.observed.get(name)?;
     if !matches!(instance, Some(Instance { life: Life::Running { .. }, .. })) {
         return None;
     }

@@ -155,12 +155,9 @@ impl Machine {
             world.spawn_run(start.record, folder);
             Ok(())
         })?;
-        // A run that cannot be watched goes on all the same: the look that follows finds it.
-        let _ = self.look("watch", name, |world| {
-            if let Some(id) = world.kernel.live(name) {
-                world.watched.insert((name.clone(), start.record.instance), id);
-            }
-        });
+        // Its descriptor is held, whether or not the kernel will tell of it.
+        let run = (name.clone(), start.record.instance);
+        let _ = self.hold(&run, |world| world.kernel.born_as(name, run.1));
         Ok(())
     }
 
@@ -236,8 +233,7 @@ impl Host for Machine {
             let group = world.kernel.groups.get(name)?;
             Some(observed::Group { settings: group.settings.clone(), populated, frozen: group.frozen })
         })?;
-        let instance = life::instance(self, name, group.as_ref())?;
-        Ok(Observed { instance, group })
+        life::observe(self, name, group)
     }
 
     fn start(&self, start: &Start<'_>) -> Result<(), HostError> {

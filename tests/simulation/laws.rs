@@ -77,10 +77,19 @@ impl World {
 
     /// Ends that were in nobody's memory but the controller's, which is gone.
     pub fn excuse_the_untold(&mut self) {
-        for run in &mut self.kernel.runs {
-            let traces = self.kernel.traces.get(&run.name).and_then(|runs| runs.get(&run.number));
-            let unreported = run.end.is_some() && !run.reported;
-            run.excused |= unreported && traces.is_none_or(|files| files.started.is_none());
+        for id in 0..self.kernel.runs.len() {
+            self.excuse_if_untold(id);
+        }
+    }
+
+    /// A run whose init could leave neither report is told of by its parent, which waits for it. An adopter has nothing to know its end by.
+    pub fn excuse_if_untold(&mut self, id: RunId) {
+        let run = &self.kernel.runs[id];
+        let orphan = !self.up || run.parent != self.incarnation;
+        let traces = self.kernel.traces.get(&run.name).and_then(|runs| runs.get(&run.number));
+        let began = traces.is_some_and(|files| files.started.is_some());
+        if orphan && run.end.is_some() && !run.reported && !began {
+            self.kernel.runs[id].excused = true;
         }
     }
 

@@ -13,6 +13,7 @@ mod host;
 mod incarnation;
 mod kernel;
 mod laws;
+mod life;
 mod rng;
 mod vocabulary;
 mod witness;

@@ -1,7 +1,8 @@
 //! What the simulated machine bears witness of: whether a run is still the one that was started, and how it ended.
 
 use crate::host::Machine;
-use crate::kernel::Stage;
+use crate::kernel::{RunId, Stage};
+use crate::world::World;
 use containerctl::host::life::Witness;
 use containerctl::host::processes::{Init, Reaped, Run};
 use containerctl::host::traces::{Process, Trace};
@@ -11,6 +12,34 @@ use containerctl::model::name::Name;
 use containerctl::model::record::Record;
 use containerctl::model::time::Timestamp;
 use std::ffi::CString;
+use std::io;
+
+impl Machine {
+    /// Holds an init's descriptor from here on, and asks to be told of its end.
+    pub fn hold(&self, run: &Run, find: impl FnOnce(&mut World) -> Option<RunId>) -> io::Result<()> {
+        {
+            let mut world = self.0.world();
+            let Some(id) = find(&mut world) else { return Ok(()) };
+            world.watched.insert(run.clone(), id);
+            world.untold.insert(run.clone());
+        }
+        self.listen(run)
+    }
+
+    /// Asks to be told of the end of an init that is held, if nobody does yet. Where that fails, looks whether it has come.
+    fn listen(&self, run: &Run) -> io::Result<()> {
+        if !self.0.world().untold.contains(run) {
+            return Ok(());
+        }
+        let told = self.0.before("watch", Some(&run.0));
+        let mut world = self.0.world();
+        if told.is_ok() {
+            world.untold.remove(run);
+        }
+        world.end_watch(run, told.is_ok());
+        told
+    }
+}
 
 impl Witness for Machine {
     fn is_this_boot(&self, boot_id: &str) -> bool {
@@ -30,15 +59,21 @@ impl Witness for Machine {
         if self.is_running(run) {
             return Ok(true);
         }
-        self.look("adopt", &run.0, |world| {
-            let Some(id) = world.kernel.by_init(init) else { return false };
+        if !self.look("adopt", &run.0, |world| world.kernel.by_init(init).is_some())? {
+            return Ok(false);
+        }
+        let told = self.hold(run, |world| {
+            let id = world.kernel.by_init(init)?;
             world.law_only_its_own_is_adopted(run, id);
-            world.watched.insert(run.clone(), id);
-            true
-        })
+            Some(id)
+        });
+        told.map_err(|source| HostError::Facts { what: "watch", source })?;
+        Ok(self.0.world().watched.contains_key(run))
     }
 
     fn is_running(&self, run: &Run) -> bool {
+        // What is not told of is looked at.
+        let _ = self.listen(run);
         self.0.world().watched.contains_key(run)
     }
 

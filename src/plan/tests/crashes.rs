@@ -59,14 +59,18 @@ fn a_run_the_database_has_not_heard_of_is_adopted() {
 #[test]
 fn leftovers_of_a_crash_are_cleared_before_a_start() {
     let mut world = World::new(4);
-    world.observed.insert("old".parse().unwrap(), Observed { instance: None, group: Some(Group::default()) });
-    let group = Group { populated: true, ..Group::default() };
-    world.observed.insert("web".parse().unwrap(), Observed { instance: None, group: Some(group) });
+    let mut leave = |name: &str, seen| world.observed.insert(name.parse().unwrap(), seen);
+    let populated = Group { populated: true, ..Group::default() };
+    leave("old", Observed { group: Some(Group::default()), ..Observed::default() });
+    leave("older", Observed { left_traces: true, ..Observed::default() });
+    leave("web", Observed { group: Some(populated), left_traces: true, ..Observed::default() });
     world.file("web.yaml", "command: a");
     insta::assert_snapshot!(world.settle(), @"
     old: forget (a leftover that no record and no manifest explains)
+    older: forget (a leftover that no record and no manifest explains)
     web: kill (processes without a run of their own are in its cgroup)
       old Stopping 
+      older Stopping 
       web Pending Ready=false Leftovers: processes without a run of their own are in its cgroup
     web: clear (an empty cgroup is left from before)
       web Pending Ready=false Leftovers: an empty cgroup is left from before
