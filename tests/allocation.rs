@@ -172,7 +172,7 @@ fn run(policy: Policy, mix: Mix, load: f64, seed: u64, total: &mut Turned) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mean_seconds = SIGMA.mul_add(SIGMA / 2.0, MU).exp();
     let between = mix.mean() * mean_seconds / (load * f64::from(DEVICES));
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::of(&machine.topology);
     let mut ends: BinaryHeap<Reverse<(u64, Name)>> = BinaryHeap::new();
     let mut now = 0.0f64;
     for number in 0..TASKS {

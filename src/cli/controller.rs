@@ -6,10 +6,10 @@ use crate::api::{Api, socket};
 use crate::control::folder::{Folder, FolderError};
 use crate::control::trust::{Owner, Trust};
 use crate::control::{Changes, Controller, Options, Parts, Threads};
-use crate::host::chain;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
 use crate::host::runtime::Home;
+use crate::host::{Host, chain};
 use crate::model::label::{HostLabels, Label};
 use crate::store::{Place, Store};
 use anyhow::{Context, anyhow, bail};
@@ -179,11 +179,21 @@ fn open_host(
         layers: Some(state.join("rootfs")),
         cgroup_parent: args.cgroup_parent.clone(),
         gpus: args.simulate_gpus.clone().unwrap_or_default(),
+        reserved: args.reserved_cpus.clone().unwrap_or_default(),
         hidden: vec![manifests.to_owned(), state.to_owned(), runtime.to_owned()],
         foreground: false,
     };
     let changes = Arc::clone(changes);
-    Linux::open(options, move |name| changes.push(name)).map_err(told)
+    let host = Linux::open(options, move |name| changes.push(name)).map_err(told)?;
+    let topology = host.survey().map_err(told)?.topology;
+    if topology.usable.is_empty() {
+        bail!(
+            "no CPU is left for workloads: {} are online, {} reserved\n  help: give fewer --reserved-cpus",
+            topology.online,
+            args.reserved_cpus.clone().unwrap_or_default()
+        );
+    }
+    Ok(host)
 }
 
 /// An error with its causes in one line.

@@ -24,6 +24,7 @@ mod wait;
 
 use crate::api::Goal;
 use crate::host::gpu::Simulated;
+use crate::model::cpuset::CpuSet;
 use crate::model::label::Label;
 use crate::model::shape::Shape;
 use crate::model::units::{Bytes, parse_duration};
@@ -99,6 +100,9 @@ struct ControllerArgs {
     /// GPUs to pretend to have, for example 2x16Gi
     #[arg(long, value_name = "NxMEM")]
     simulate_gpus: Option<Simulated>,
+    /// CPUs to keep from all workloads, for example 0-1; those the kernel isolates (isolcpus) are kept anyway
+    #[arg(long, value_name = "LIST")]
+    reserved_cpus: Option<CpuSet>,
     /// Accept a folder and files that belong to this user, by name or number; may be given several times
     #[arg(long, value_name = "USER", value_parser = user)]
     trust_owner: Vec<u32>,

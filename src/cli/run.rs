@@ -7,6 +7,7 @@ use super::{MANIFESTS, RunArgs, STATE, output};
 use crate::host::gpu::Simulated;
 use crate::host::linux::{Linux, Options};
 use crate::host::{Host, HostError, Start, cgroup, chain};
+use crate::model::cpuset::CpuSet;
 use crate::model::desired::Wanted;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::name::Name;
@@ -71,6 +72,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         runtime: own.clone(),
         cgroup_parent: parent.clone(),
         gpus: gpus(args, &wanted),
+        reserved: CpuSet::new(),
         // Its own folder, and where a controller of this host would have its secrets.
         hidden: vec![own.clone(), PathBuf::from(MANIFESTS), PathBuf::from(STATE)],
         foreground: true,

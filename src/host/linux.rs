@@ -54,6 +54,8 @@ pub struct Options {
     /// The cgroup that holds all others, below the hierarchies' roots.
     pub cgroup_parent: String,
     pub gpus: Simulated,
+    /// CPUs that no workload is given.
+    pub reserved: CpuSet,
     /// Folders no workload may see into.
     pub hidden: Vec<PathBuf>,
     /// Whether runs keep the caller's terminal and end with it.
@@ -192,7 +194,7 @@ impl Host for Linux {
         })?;
         let memory = procfs::Meminfo::current().map_err(|error| facts("/proc/meminfo", error))?;
         Ok(Machine {
-            topology: topology::read(Path::new("/"), Some(&allowed))?,
+            topology: topology::read(Path::new("/"), Some(&allowed.difference(&self.options.reserved)))?,
             memory: Bytes(memory.mem_total),
             gpus: self.options.gpus.0.clone(),
             disks: disks(Path::new("/sys/block")),

@@ -5,7 +5,7 @@ use super::fields::{Field, Map, Schema};
 use super::io;
 use super::tree::{ScalarKind, Value};
 use crate::model::gpu::GpuRequest;
-use crate::model::spec::{Cpu, CpuClass, Memory, Resources};
+use crate::model::spec::{Align, Cpu, CpuClass, Memory, Resources, Smt};
 use crate::model::units::{Bytes, Limit, MilliCpu, format_duration};
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ pub const MEMORY_MIN: Bytes = Bytes(1 << 20);
 /// The period of CPU quotas, which bounds a burst (cgroup-v2.rst, `cpu.max.burst`).
 pub const CPU_PERIOD: Duration = Duration::from_millis(100);
 
-pub const CPU: Schema = Schema { fields: &["request", "limit", "weight", "burst", "class"], later: &["smt", "align"] };
+pub const CPU: Schema =
+    Schema { fields: &["request", "limit", "weight", "burst", "class", "smt", "align"], later: &[] };
 pub const MEMORY: Schema =
     Schema { fields: &["request", "min", "high", "limit", "swap", "oomGroup", "force"], later: &[] };
 pub const GPU: Schema = Schema { fields: &["count", "memory", "model"], later: &["align", "rebalance", "onUnhealthy"] };
@@ -42,8 +43,15 @@ pub fn read(map: &Map<'_>, problems: &mut Problems) -> Resources {
     }
 }
 
-const CPU_DEFAULT: Cpu =
-    Cpu { request: MilliCpu(0), limit: Limit::Max, weight: 100, burst: Duration::ZERO, class: CpuClass::Shared };
+const CPU_DEFAULT: Cpu = Cpu {
+    request: MilliCpu(0),
+    limit: Limit::Max,
+    weight: 100,
+    burst: Duration::ZERO,
+    class: CpuClass::Shared,
+    smt: None,
+    align: Align::Preferred,
+};
 const MEMORY_DEFAULT: Memory = Memory {
     request: Bytes(0),
     min: Bytes(0),
@@ -116,7 +124,19 @@ fn cpu(field: &Field<'_>, problems: &mut Problems) -> Option<Cpu> {
             "raise the limit or lower the request",
         );
     }
-    Some(Cpu { request, limit, weight, burst, class })
+    let smt = smt(&map, class, problems);
+    let aligns = [("preferred", Align::Preferred), ("required", Align::Required)];
+    let align = map.get("align", problems).and_then(|field| field.one_of(&aligns, problems)).unwrap_or_default();
+    Some(Cpu { request, limit, weight, burst, class, smt, align })
+}
+
+fn smt(map: &Map<'_>, class: CpuClass, problems: &mut Problems) -> Option<Smt> {
+    let field = map.get("smt", problems)?;
+    if matches!(class, CpuClass::Shared | CpuClass::Idle) {
+        let message = format!("cpu.smt has no effect with class {class}");
+        problems.error(field.at(), message, "delete the line, or choose class pinned or exclusive");
+    }
+    field.one_of(&[("full-core", Smt::FullCore), ("spread", Smt::Spread), ("any", Smt::Any)], problems)
 }
 
 fn cpu_limit(field: &Field<'_>, problems: &mut Problems) -> Option<Limit<MilliCpu>> {

@@ -307,11 +307,11 @@ fn a_wrong_field_says_where_what_and_what_to_do() {
 
 #[test]
 fn a_field_of_a_later_version_is_refused_by_name() {
-    insta::assert_snapshot!(check("command: x\nlabels: {}\nnetwork: bridge\nreplicas: 3\ncpu: {smt: any}\n"), @"
+    insta::assert_snapshot!(check("command: x\nlabels: {}\nnetwork: bridge\nreplicas: 3\ncpu: {smt: any}\n"), @r"
     web.yaml:3:10: network bridge is not supported by this version
       help: write `network: host` or `network: none`; the README lists under `Not there yet` what is missing
-    web.yaml:5:7: cpu.smt is not supported by this version
-      help: remove the line; the README lists under `Not there yet` what is missing
+    web.yaml:5:12: cpu.smt has no effect with class shared
+      help: delete the line, or choose class pinned or exclusive
     ");
 }
 

@@ -165,6 +165,34 @@ pub struct Cpu {
     /// Unused quota that may be carried over, at most the quota of one period (100 ms).
     pub burst: Duration,
     pub class: CpuClass,
+    /// How counted CPUs sit on cores; none is the class's own way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smt: Option<Smt>,
+    #[serde(default, skip_serializing_if = "Align::is_preferred")]
+    pub align: Align,
+}
+
+/// How CPUs that are counted out one by one sit on cores of several hardware threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Smt {
+    /// Whole cores, all threads of one before the next.
+    FullCore,
+    /// One thread a core; with class exclusive the others stay idle.
+    Spread,
+    /// Threads as they come.
+    Any,
+}
+
+/// Whether CPUs, and the memory beside them, have to be of one NUMA node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Align {
+    /// Of one node where they fit; memory as the kernel gives it, from the node that first touches it while it lasts.
+    #[default]
+    Preferred,
+    /// Of one node or not at all; memory from that node only.
+    Required,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -321,6 +349,34 @@ impl fmt::Display for Kind {
         f.pad(match self {
             Kind::Service => "service",
             Kind::Job => "job",
+        })
+    }
+}
+
+impl Cpu {
+    /// How its counted CPUs sit on cores.
+    pub fn smt(&self) -> Smt {
+        match (self.smt, self.class) {
+            (Some(smt), _) => smt,
+            (None, CpuClass::Exclusive) => Smt::FullCore,
+            (None, CpuClass::Shared | CpuClass::Pinned | CpuClass::Idle) => Smt::Any,
+        }
+    }
+}
+
+impl Align {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    fn is_preferred(&self) -> bool {
+        *self == Align::Preferred
+    }
+}
+
+impl fmt::Display for Smt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Smt::FullCore => "full-core",
+            Smt::Spread => "spread",
+            Smt::Any => "any",
         })
     }
 }

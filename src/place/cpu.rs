@@ -4,18 +4,21 @@
 //! * `shared`: of the domains large enough for the limit, the smallest whose claims leave room; among equals the least loaded, then the
 //!   one held before, then the lowest CPU. Without a limit, or where no domain has room, the whole pool.
 //! * `idle`: the whole pool; it only runs where nobody else wants to.
-//! * `pinned`: as many CPUs as requested, the least loaded of the least loaded smallest domain that has them.
-//! * `exclusive`: as many CPUs as requested on cores nobody else has fenced, in the smallest domain that has them; where possible not the
-//!   CPUs of pinned workloads. The cores are fenced whole, so that no neighbour shares one of their threads.
+//! * `pinned`: as many CPUs as requested, the least loaded of the least loaded smallest domain that has them ([`counted`]).
+//! * `exclusive`: as many CPUs as requested that nobody else uses ([`counted`]).
+//!
+//! Whoever requires alignment gets CPUs of one NUMA node: the same choice among the domains that lie in one, or a refusal.
 
+mod counted;
+
+use super::wear::claim;
 use super::{Ask, Ledger, Refusal, is_counted};
 use crate::model::cpuset::CpuSet;
 use crate::model::machine::Machine;
 use crate::model::record::Grant;
-use crate::model::spec::{CpuClass, Resources};
+use crate::model::spec::{Align, CpuClass, Resources};
 use crate::model::topology::Domain;
 use crate::model::units::MilliCpu;
-use std::cmp::Reverse;
 
 /// CPUs set aside for one workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,18 +29,29 @@ pub struct CpuGrant {
     pub reason: String,
 }
 
+/// Where one workload may go, and what others expect of the CPUs there.
+struct Search<'a> {
+    machine: &'a Machine,
+    ledger: &'a Ledger,
+    ask: &'a Ask<'a>,
+    /// Usable, and nobody else's exclusively.
+    pool: CpuSet,
+}
+
 /// Finds CPUs.
 pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<CpuGrant, Refusal> {
     let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
+    let search = Search { machine, ledger, ask, pool };
     match ask.resources.cpu.class {
-        CpuClass::Shared => Ok(shared(machine, ledger, ask, &pool)),
+        CpuClass::Shared => search.shared(),
+        CpuClass::Idle if ask.resources.cpu.align == Align::Required => search.shared(),
         CpuClass::Idle => Ok(CpuGrant {
             reason: "class idle: all shared CPUs".to_owned(),
-            cpus: everywhere(machine),
+            cpus: search.everywhere(),
             fenced: CpuSet::new(),
         }),
-        CpuClass::Pinned => pinned(machine, ledger, ask, &pool),
-        CpuClass::Exclusive => exclusive(machine, ledger, ask, &pool),
+        CpuClass::Pinned => search.pinned(),
+        CpuClass::Exclusive => search.exclusive(),
     }
 }
 
@@ -55,12 +69,12 @@ pub fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Re
     let message = format!(
         "cpu.request {} does not fit: {held}m of {} are set aside for others; lower a request, or stop others",
         ask.resources.cpu.request,
-        counted(pool.len())
+        number(pool.len())
     );
     Err(Refusal { reason: "InsufficientCpu", message })
 }
 
-fn counted(cpus: usize) -> String {
+fn number(cpus: usize) -> String {
     if cpus == 1 { "1 CPU".to_owned() } else { format!("{cpus} CPUs") }
 }
 
@@ -68,22 +82,20 @@ fn counted(cpus: usize) -> String {
 pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> bool {
     let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
     let open = grant.cpus.intersection(&pool);
-    let class = ask.resources.cpu.class;
-    if (class == CpuClass::Exclusive) == grant.fenced.is_empty() {
+    let cpu = &ask.resources.cpu;
+    if (cpu.class == CpuClass::Exclusive) == grant.fenced.is_empty() {
         return false;
     }
-    if is_counted(class) {
-        open == grant.cpus && open.len() == ask.resources.cpu.request.cpus_ceil() && grant.fenced.is_subset(&pool)
+    if cpu.align == Align::Required && !is_in_one_node(machine, &open) {
+        return false;
+    }
+    if is_counted(cpu.class) {
+        let is_whole = open == grant.cpus && open.len() == cpu.request.cpus_ceil() && grant.fenced.is_subset(&pool);
+        is_whole && counted::sits_as_asked(machine, cpu, grant)
     } else {
         // A sharer stays while its domain is not fenced below its own limit, or below what the machine can offer at all.
-        !open.is_empty() && open.len() >= needed(ask.resources).min(pool.len())
+        !open.is_empty() && open.len() >= needed(ask.resources).min(widest(machine, cpu.align, &pool))
     }
-}
-
-/// The grant of those who take whatever is shared: every CPU, so that they return to those an exclusive neighbour has left. What is
-/// fenced at the moment is taken out when the grant is applied.
-fn everywhere(machine: &Machine) -> CpuSet {
-    machine.topology.usable.clone()
 }
 
 /// CPUs a sharer can keep busy.
@@ -92,161 +104,99 @@ fn needed(resources: &Resources) -> usize {
     limit.max(1)
 }
 
-/// What a workload is expected to use, in thousandths of a CPU.
-fn claim(resources: &Resources) -> u64 {
-    u64::from(resources.cpu.limit.at().unwrap_or(resources.cpu.request).max(resources.cpu.request).0)
-}
-
-/// What others claim of these CPUs, each spreading its claim evenly over its own.
-fn load(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, cpus: &CpuSet) -> u64 {
-    let share = |holding: &super::Holding| {
-        let own = holding.grant.cpus.intersection(&machine.topology.usable);
-        let overlap = own.intersection(cpus).len() as u64;
-        // Idle work yields to everyone, so it is no load.
-        if own.is_empty() || holding.resources.cpu.class == CpuClass::Idle {
-            0
-        } else {
-            claim(&holding.resources) * overlap / own.len() as u64
+/// The most CPUs a sharer can have of the pool.
+fn widest(machine: &Machine, align: Align, pool: &CpuSet) -> usize {
+    match align {
+        Align::Preferred => pool.len(),
+        Align::Required => {
+            machine.topology.nodes.values().map(|node| node.intersection(pool).len()).max().unwrap_or(pool.len())
         }
-    };
-    ledger.others(ask.name).map(|(_, holding)| share(holding)).sum()
+    }
 }
 
-/// The domains of the machine as far as they are open.
-fn open_domains(machine: &Machine, pool: &CpuSet) -> Vec<Domain> {
-    let narrowed = machine
-        .topology
-        .domains()
-        .into_iter()
-        .map(|Domain { level, cpus }| Domain { level, cpus: cpus.intersection(pool) });
-    narrowed.filter(|domain| !domain.cpus.is_empty()).collect()
+/// A machine that shows no nodes is one.
+fn is_in_one_node(machine: &Machine, cpus: &CpuSet) -> bool {
+    let nodes = &machine.topology.nodes;
+    nodes.is_empty() || nodes.values().any(|node| cpus.is_subset(node))
 }
 
-fn shared(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, pool: &CpuSet) -> CpuGrant {
-    let (needed, claim) = (needed(ask.resources), claim(ask.resources));
-    let previous = ask.previous.map(|grant| &grant.cpus);
-    let fitting =
-        open_domains(machine, pool).into_iter().filter(|domain| domain.cpus.len() >= needed).filter_map(|domain| {
-            let load = load(machine, ledger, ask, &domain.cpus);
+impl Search<'_> {
+    /// The grant of those who take whatever is shared: every CPU, so that they return to those an exclusive neighbour has left. What is
+    /// fenced at the moment is taken out when the grant is applied.
+    fn everywhere(&self) -> CpuSet {
+        self.machine.topology.usable.clone()
+    }
+
+    /// What others claim of these CPUs, each spreading its claim evenly over its own, in thousandths of a CPU.
+    fn load(&self, cpus: &CpuSet) -> u64 {
+        let all = self.ledger.wear.claimed(cpus);
+        let own = self.ledger.get(self.ask.name).map_or(0, |own| {
+            let overlap = own.grant.cpus.intersection(cpus).len() as u64;
+            if own.resources.cpu.class == CpuClass::Idle || overlap == 0 {
+                0
+            } else {
+                claim(&own.resources) * overlap / own.grant.cpus.len() as u64
+            }
+        });
+        all.saturating_sub(own)
+    }
+
+    /// The domains of the machine as far as they are open, those that may be taken.
+    fn domains(&self) -> impl Iterator<Item = Domain> + '_ {
+        let one_node = self.ask.resources.cpu.align == Align::Required;
+        let narrowed = self
+            .ledger
+            .domains
+            .iter()
+            .map(|domain| Domain { level: domain.level, cpus: domain.cpus.intersection(&self.pool) });
+        narrowed
+            .filter(move |domain| !domain.cpus.is_empty() && (!one_node || is_in_one_node(self.machine, &domain.cpus)))
+    }
+
+    fn shared(&self) -> Result<CpuGrant, Refusal> {
+        let cpu = &self.ask.resources.cpu;
+        let claim = claim(self.ask.resources);
+        let needed = needed(self.ask.resources).min(match cpu.align {
+            Align::Preferred => usize::MAX,
+            Align::Required => widest(self.machine, cpu.align, &self.pool),
+        });
+        let previous = self.ask.previous.map(|grant| &grant.cpus);
+        let large_enough = || self.domains().filter(|domain| domain.cpus.len() >= needed);
+        let with_room = large_enough().filter_map(|domain| {
+            let load = self.load(&domain.cpus);
             let has_room = load + claim <= 1000 * domain.cpus.len() as u64;
             has_room.then_some((domain, load))
         });
-    let best = fitting.min_by_key(|(domain, load)| {
-        (domain.cpus.len(), *load, previous != Some(&domain.cpus), domain.cpus.iter().next())
-    });
-    let (cpus, reason) = match best {
-        Some((domain, load)) => {
-            let reason = format!(
-                "smallest domain with room: {} {}, {load}m of {} CPUs claimed by others",
-                domain.level,
-                domain.cpus,
-                domain.cpus.len()
-            );
-            (domain.cpus, reason)
-        }
-        None if ask.resources.cpu.limit.at().is_none() => {
-            (everywhere(machine), "no cpu.limit: all shared CPUs".to_owned())
-        }
-        None => (everywhere(machine), format!("no domain has room for {claim}m: all shared CPUs")),
-    };
-    CpuGrant { cpus, fenced: CpuSet::new(), reason }
-}
-
-fn pinned(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, pool: &CpuSet) -> Result<CpuGrant, Refusal> {
-    let count = ask.resources.cpu.request.cpus_ceil();
-    let load_of = |cpus: &CpuSet| load(machine, ledger, ask, cpus);
-    let best = open_domains(machine, pool)
-        .into_iter()
-        .filter(|domain| domain.cpus.len() >= count)
-        // Loads compare per CPU, in thousandths, so that a large domain does not look busier for being large.
-        .min_by_key(|domain| {
-            (domain.cpus.len(), load_of(&domain.cpus) / domain.cpus.len() as u64, domain.cpus.iter().next())
+        let best = with_room.min_by_key(|(domain, load)| {
+            (domain.cpus.len(), *load, previous != Some(&domain.cpus), domain.cpus.iter().next())
         });
-    let Some(domain) = best else {
-        return Err(too_few(count, pool));
-    };
-    let held = |cpu: u32| ask.previous.is_some_and(|grant| grant.cpus.contains(cpu));
-    let mut cpus: Vec<u32> = domain.cpus.iter().collect();
-    cpus.sort_by_key(|&cpu| (!held(cpu), load_of(&CpuSet::from_iter([cpu])), cpu));
-    let cpus: CpuSet = cpus.into_iter().take(count).collect();
-    let reason = format!("class pinned: {count} least loaded CPUs of {} {}", domain.level, domain.cpus);
-    Ok(CpuGrant { cpus, fenced: CpuSet::new(), reason })
-}
-
-fn too_few(count: usize, pool: &CpuSet) -> Refusal {
-    let message = format!(
-        "{} asked for, {} open to sharing ({pool}); lower cpu.request, or stop an exclusive workload",
-        counted(count),
-        counted(pool.len())
-    );
-    Refusal { reason: "InsufficientCpu", message }
-}
-
-fn exclusive(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, pool: &CpuSet) -> Result<CpuGrant, Refusal> {
-    let count = ask.resources.cpu.request.cpus_ceil();
-    // Cores that are entirely open: one whose sibling is fenced would share its pipeline with an exclusive neighbour.
-    let mut cores: Vec<CpuSet> = Vec::new();
-    for cpu in pool.iter() {
-        let core = machine.topology.core_of(cpu).intersection(&machine.topology.usable);
-        if core.is_subset(pool) && !cores.contains(&core) {
-            cores.push(core);
-        }
+        let (cpus, reason) = match best {
+            Some((domain, load)) => {
+                let reason = format!(
+                    "smallest domain with room: {} {}, {load}m of {} claimed by others",
+                    domain.level,
+                    domain.cpus,
+                    number(domain.cpus.len())
+                );
+                (domain.cpus, reason)
+            }
+            None if cpu.align == Align::Required => {
+                let least = large_enough().min_by_key(|domain| (self.load(&domain.cpus), domain.cpus.iter().next()));
+                let Some(domain) = least else { return Err(self.no_node()) };
+                let reason = format!("no NUMA node has room for {claim}m: the least loaded, {}", domain.cpus);
+                (domain.cpus, reason)
+            }
+            None if cpu.limit.at().is_none() => (self.everywhere(), "no cpu.limit: all shared CPUs".to_owned()),
+            None => (self.everywhere(), format!("no domain has room for {claim}m: all shared CPUs")),
+        };
+        Ok(CpuGrant { cpus, fenced: CpuSet::new(), reason })
     }
-    // Somebody has to run everything else, the controller included, and what others were promised of the pool has to stay in it.
-    let others = ledger.others(ask.name).filter(|(_, holding)| holding.resources.cpu.class == CpuClass::Pinned);
-    let widest_pinned = others.map(|(_, holding)| holding.grant.requested.cpu.cpus_ceil()).max().unwrap_or(0);
-    let promised = usize::try_from(ledger.pool_requested_by_others(ask.name).div_ceil(1000)).unwrap_or(usize::MAX);
-    let staying = widest_pinned.max(promised).max(1);
-    let chosen = open_domains(machine, pool).into_iter().filter_map(|domain| {
-        let inside: Vec<&CpuSet> = cores.iter().filter(|core| core.is_subset(&domain.cpus)).collect();
-        let taken = take_cores(machine, ledger, ask, inside, count)?;
-        (taken.len() + staying <= pool.len()).then_some((domain, taken))
-    });
-    let best = chosen.min_by_key(|(domain, taken)| {
-        let moved = ask.previous.map_or(0, |grant| grant.cpus.difference(taken).len());
-        (pinned_inside(ledger, ask, taken), domain.cpus.len(), moved, taken.iter().next())
-    });
-    let Some((domain, fenced)) = best else {
+
+    fn no_node(&self) -> Refusal {
         let message = format!(
-            "{} asked for exclusively, on whole cores; {} open ({pool}), of which {staying} must stay shared; \
-             lower cpu.request, or stop another workload",
-            counted(count),
-            counted(pool.len())
+            "cpu.align required, and no NUMA node has CPUs open to sharing ({} are); choose `align: preferred`, or stop an exclusive workload",
+            number(self.pool.len())
         );
-        return Err(Refusal { reason: "InsufficientCpu", message });
-    };
-    let held = |cpu: u32| ask.previous.is_some_and(|grant| grant.cpus.contains(cpu));
-    let mut cpus: Vec<u32> = fenced.iter().collect();
-    cpus.sort_by_key(|&cpu| (!held(cpu), cpu));
-    let cpus: CpuSet = cpus.into_iter().take(count).collect();
-    let reason = format!("class exclusive: {cpus} of {} {}, fenced {fenced}", domain.level, domain.cpus);
-    Ok(CpuGrant { cpus, fenced, reason })
-}
-
-/// Enough whole cores for `count` CPUs, those held before and those without pinned neighbours first.
-fn take_cores(
-    machine: &Machine,
-    ledger: &Ledger,
-    ask: &Ask<'_>,
-    mut cores: Vec<&CpuSet>,
-    count: usize,
-) -> Option<CpuSet> {
-    cores.sort_by_key(|core| {
-        let held = ask.previous.map_or(0, |grant| grant.cpus.intersection(core).len());
-        (pinned_inside(ledger, ask, core), Reverse(held), load(machine, ledger, ask, core), core.iter().next())
-    });
-    let mut taken = CpuSet::new();
-    for core in cores {
-        if taken.len() >= count {
-            break;
-        }
-        taken = taken.union(core);
+        Refusal { reason: "InsufficientCpu", message }
     }
-    (taken.len() >= count).then_some(taken)
-}
-
-/// How many CPUs of pinned workloads would have to move away.
-fn pinned_inside(ledger: &Ledger, ask: &Ask<'_>, cpus: &CpuSet) -> usize {
-    let pinned = ledger.others(ask.name).filter(|(_, holding)| holding.resources.cpu.class == CpuClass::Pinned);
-    pinned.map(|(_, holding)| holding.grant.cpus.intersection(cpus).len()).sum()
 }

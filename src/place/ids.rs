@@ -36,10 +36,11 @@ pub fn foreground(pid: u32) -> IdRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::topology::Topology;
 
     #[test]
     fn ranges_are_disjoint_stable_and_below_the_reserved_ones() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::of(&Topology::default());
         let mut seen = std::collections::BTreeSet::new();
         for number in 0..RANGES {
             let name: Name = format!("w{number}").parse().unwrap();
@@ -49,7 +50,7 @@ mod tests {
             ledger.put_ids(range);
         }
         assert_eq!(choose(&ledger, &"one-more".parse().unwrap()).unwrap_err().reason, "NoIds");
-        let empty = Ledger::default();
+        let empty = Ledger::of(&Topology::default());
         let web: Name = "web".parse().unwrap();
         assert_eq!(choose(&empty, &web), choose(&empty, &web));
         assert!(foreground(u32::MAX).first.checked_add(IDS).unwrap() <= 0x7000_0000);

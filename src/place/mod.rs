@@ -12,6 +12,7 @@
 pub mod cpu;
 pub mod gpu;
 pub mod ids;
+mod wear;
 
 use crate::model::cpuset::CpuSet;
 use crate::model::gpu::{GpuLease, GpuRequest};
@@ -20,13 +21,19 @@ use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::record::{Grant, Requested};
 use crate::model::spec::{CpuClass, Resources, Spec};
+use crate::model::topology::{Domain, Topology};
 use crate::model::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use wear::Wear;
 
 /// What every placed workload holds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     holdings: BTreeMap<Name, Holding>,
+    /// The machine's groups of CPUs, worked out once for many placements.
+    domains: Vec<Domain>,
+    /// What is expected of each CPU, and for how many pinned workloads, kept so that a placement does not ask every workload.
+    wear: Wear,
     /// Of every workload that is known, whether it runs or not.
     ids: BTreeSet<IdRange>,
     /// Sums over all holdings, kept so that a pass over many workloads does not add everything up for each.
@@ -68,11 +75,24 @@ impl<'a> Ask<'a> {
 }
 
 impl Ledger {
+    pub fn of(topology: &Topology) -> Ledger {
+        Ledger {
+            holdings: BTreeMap::new(),
+            domains: topology.domains(),
+            wear: Wear::default(),
+            ids: BTreeSet::new(),
+            fenced: CpuSet::new(),
+            memory_requested: 0,
+            pool_requested: 0,
+        }
+    }
+
     pub fn put(&mut self, name: Name, holding: Holding) {
         self.remove(&name);
         self.fenced = self.fenced.union(&holding.grant.fenced);
         self.memory_requested += u128::from(holding.grant.requested.memory.0);
         self.pool_requested += holding.pool_request();
+        self.wear.add(&holding);
         self.holdings.insert(name, holding);
     }
 
@@ -80,6 +100,7 @@ impl Ledger {
         let Some(holding) = self.holdings.remove(name) else { return };
         self.memory_requested -= u128::from(holding.grant.requested.memory.0);
         self.pool_requested -= holding.pool_request();
+        self.wear.take(&holding);
         if !holding.grant.fenced.is_empty() {
             // Added up anew: a set that two claim by mistake must not vanish with the first.
             self.fenced = self.holdings.values().fold(CpuSet::new(), |all, holding| all.union(&holding.grant.fenced));

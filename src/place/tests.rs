@@ -36,7 +36,7 @@ fn spec(name: &str, fields: &str) -> Spec {
 
 /// Places workloads one after the other, as far as they fit.
 fn place_all(machine: &Machine, workloads: &[(&str, &str)]) -> (Ledger, String) {
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::of(&machine.topology);
     let mut shown = String::new();
     for (name, fields) in workloads {
         let spec = spec(name, fields);
@@ -105,6 +105,96 @@ fn exclusive_cpus_are_whole_cores_that_nobody_else_has() {
     e: InsufficientCpu: 12 CPUs asked for exclusively, on whole cores; 10 CPUs open (1,4-7,9,12-15), of which 2 must stay shared; lower cpu.request, or stop another workload
     f: 0-15 (class idle: all shared CPUs)
     ");
+}
+
+#[test]
+fn counted_cpus_sit_on_cores_as_asked() {
+    insta::assert_snapshot!(check(two_sockets(), &[
+        ("whole", "cpu: {class: exclusive, request: 3}"),
+        ("spread", "cpu: {class: exclusive, request: 2, smt: spread}"),
+        ("any", "cpu: {class: exclusive, request: 1, smt: any}"),
+        ("beside", "cpu: {class: exclusive, request: 1, smt: any}"),
+        ("pin-spread", "cpu: {class: pinned, request: 2, smt: spread}"),
+        ("pin-whole", "cpu: {class: pinned, request: 2, smt: full-core}"),
+    ]), @r"
+    whole: 0-1,8 (class exclusive: 0-1,8 of last-level cache 0-1,8-9, fenced 0-1,8-9)
+    spread: 2-3 (class exclusive: 2-3 of last-level cache 2-3,10-11, fenced 2-3,10-11)
+    any: 4 (class exclusive: 4 of core 4,12, fenced 4)
+    beside: 12 (class exclusive: 12 of core 12, fenced 12)
+    pin-spread: 6-7 (class pinned: 2 spread, least loaded CPUs of last-level cache 6-7,14-15)
+    pin-whole: 5,13 (class pinned: 2 full-core, least loaded CPUs of core 5,13)
+    ");
+}
+
+#[test]
+fn more_cpus_than_cores_cannot_be_spread_exclusively() {
+    insta::assert_snapshot!(check(two_sockets(), &[
+        ("a", "cpu: {class: exclusive, request: 9, smt: spread}"),
+        ("b", "cpu: {class: pinned, request: 9, smt: spread}"),
+    ]), @r"
+    a: InsufficientCpu: 9 CPUs asked for exclusively, on whole cores; 16 CPUs open (0-15), of which 1 must stay shared; lower cpu.request, or stop another workload
+    b: 0-8 (class pinned: 9 spread, least loaded CPUs of machine 0-15)
+    ");
+}
+
+#[test]
+fn who_requires_alignment_gets_one_node_or_waits() {
+    insta::assert_snapshot!(check(two_sockets(), &[
+        ("wide", "cpu: {limit: 12}"),
+        ("one-node", "cpu: {limit: 12, align: required}"),
+        ("all-of-one", "cpu: {align: required}"),
+        ("pinned", "cpu: {class: pinned, request: 9, align: required}"),
+        ("exclusive", "cpu: {class: exclusive, request: 9, align: required}"),
+        ("idle", "cpu: {class: idle, align: required}"),
+    ]), @r"
+    wide: 0-15 (smallest domain with room: machine 0-15, 0m of 16 CPUs claimed by others)
+    one-node: 0-3,8-11 (no NUMA node has room for 12000m: the least loaded, 0-3,8-11)
+    all-of-one: 4-7,12-15 (smallest domain with room: package 4-7,12-15, 6000m of 8 CPUs claimed by others)
+    pinned: InsufficientCpu: 9 CPUs of one NUMA node asked for, 16 CPUs open to sharing (0-15); lower cpu.request, or stop an exclusive workload
+    exclusive: InsufficientCpu: 9 CPUs of one NUMA node asked for exclusively, on whole cores; 16 CPUs open (0-15), of which 1 must stay shared; lower cpu.request, or stop another workload
+    idle: 4-7,12-15 (smallest domain with room: package 4-7,12-15, 6000m of 8 CPUs claimed by others)
+    ");
+}
+
+#[test]
+fn counted_cpus_are_strong_ones_and_sharers_leave_these_free() {
+    let mut hybrid = flat(8);
+    let kind = |cpus: &str, efficiency| crate::model::topology::Kind {
+        cpus: cpus.parse().unwrap(),
+        efficiency,
+        ..Default::default()
+    };
+    hybrid.kinds = vec![kind("0-3", 0), kind("4-7", 1)];
+    insta::assert_snapshot!(check(hybrid, &[
+        ("pinned", "cpu: {class: pinned, request: 2}"),
+        ("exclusive", "cpu: {class: exclusive, request: 1}"),
+        ("shared", "cpu: 1"),
+        ("five", "cpu: {class: pinned, request: 5}"),
+    ]), @r"
+    pinned: 4-5 (class pinned: 2 least loaded CPUs of machine 0-7)
+    exclusive: 6 (class exclusive: 6 of core 6, fenced 6)
+    shared: 0 (smallest domain with room: core 0, 0m of 1 CPU claimed by others)
+    five: 1-2,4-5,7 (class pinned: 5 least loaded CPUs of machine 0-5,7)
+    ");
+}
+
+#[test]
+fn an_edit_of_how_cpus_sit_finds_others_only_where_it_has_to() {
+    let machine = machine(two_sockets());
+    let grant =
+        |fields: &str| place(&machine, &Ledger::of(&machine.topology), &Ask::of(&spec("w", fields), None)).unwrap();
+    let kept = |held: &str, asked: &str| {
+        let asked = spec("w", asked);
+        cpu::still_good(&machine, &Ledger::of(&machine.topology), &Ask::of(&asked, None), &grant(held))
+    };
+    let two = |smt: &str| format!("cpu: {{class: exclusive, request: 2, smt: {smt}}}");
+    assert!(kept(&two("full-core"), "cpu: {class: exclusive, request: 2}"));
+    assert!(!kept(&two("full-core"), &two("spread")));
+    assert!(!kept(&two("spread"), &two("full-core")));
+    assert!(kept(&two("full-core"), &two("any")), "two threads of one core are all of it");
+    assert!(!kept(&two("spread"), &two("any")), "the idle threads are to be given back");
+    assert!(kept("cpu: 2", "cpu: {limit: 2, align: required}"));
+    assert!(!kept("cpu: 12", "cpu: {limit: 12, align: required}"));
 }
 
 #[test]
@@ -208,8 +298,11 @@ fn a_grant_is_kept_until_it_no_longer_serves() {
 fn workload() -> impl Strategy<Value = String> {
     prop_oneof![
         (1u32..9).prop_map(|n| format!("cpu: {n}")),
-        (1u32..9).prop_map(|n| format!("cpu: {{class: exclusive, request: {n}}}")),
-        (1u32..5000).prop_map(|n| format!("cpu: {{class: pinned, request: {n}m}}")),
+        ("full-core|spread|any", 1u32..9, "preferred|required")
+            .prop_map(|(smt, n, align)| format!("cpu: {{class: exclusive, request: {n}, smt: {smt}, align: {align}}}")),
+        ("full-core|spread|any", 1u32..5000, "preferred|required")
+            .prop_map(|(smt, n, align)| format!("cpu: {{class: pinned, request: {n}m, smt: {smt}, align: {align}}}")),
+        (1u32..9, "preferred|required").prop_map(|(n, align)| format!("cpu: {{limit: {n}, align: {align}}}")),
         Just("cpu: {class: idle}".to_owned()),
         Just(String::new()),
         (1u32..3).prop_map(|n| format!("gpu: {n}")),
@@ -238,7 +331,14 @@ proptest! {
                 let pool = machine.topology.usable.len() - all_fenced.len();
                 prop_assert!(holding.resources.cpu.request.cpus_ceil() <= pool, "{} was promised more than is left", name);
             }
+            if holding.resources.cpu.align == crate::model::spec::Align::Required {
+                prop_assert!(machine.topology.nodes.values().any(|node| holding.grant.cpus.is_subset(node)), "{}", name);
+            }
+            let ask = Ask { name, resources: &holding.resources, gpu: None, previous: None };
             if is_counted(holding.resources.cpu.class) {
+                // Pinned ones make way for exclusive ones.
+                let stays = cpu::still_good(&machine, &ledger, &ask, &holding.grant);
+                prop_assert!(stays || holding.resources.cpu.class == CpuClass::Pinned, "{} has to move at once", name);
                 prop_assert_eq!(holding.grant.cpus.len(), holding.resources.cpu.request.cpus_ceil());
             }
         }

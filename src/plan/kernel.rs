@@ -6,9 +6,9 @@
 mod io;
 
 use crate::model::cgroup::{Generation, Settings, Support, Write, is_per_device, no_limit};
-use crate::model::cpuset::CpuSet;
+use crate::model::cpuset::{CpuSet, NodeSet};
 use crate::model::machine::Machine;
-use crate::model::spec::{Cpu, CpuClass, Memory, Resources};
+use crate::model::spec::{Align, Cpu, CpuClass, Memory, Resources};
 use crate::model::units::{Bytes, Limit, MilliCpu};
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ pub fn wanted(resources: &Resources, cpus: &CpuSet, machine: &Machine) -> Wanted
     }
     want(&mut wanted, support, "cpuset.cpus", cpus.to_string());
     if support.generation == Generation::Legacy || support.files.contains("cpuset.mems") {
-        want(&mut wanted, support, "cpuset.mems", support.nodes.to_string());
+        want(&mut wanted, support, "cpuset.mems", nodes(cpu.align, cpus, machine).to_string());
     }
     io::want(&mut wanted, io, machine);
     io::want_huge_pages(&mut wanted, hugepages, machine);
@@ -53,6 +53,15 @@ pub fn wanted(resources: &Resources, cpus: &CpuSet, machine: &Machine) -> Wanted
         wanted.unhonoured.extend(beyond_legacy(memory));
     }
     wanted
+}
+
+/// The nodes whose memory a workload may have. A node without memory of its own, or with none that groups may use, binds nobody.
+fn nodes(align: Align, cpus: &CpuSet, machine: &Machine) -> NodeSet {
+    let usable = &machine.cgroup.nodes;
+    let has_some = |(_, set): &(&u32, &CpuSet)| !set.is_disjoint(cpus);
+    let near: NodeSet = machine.topology.nodes.iter().filter(has_some).map(|(number, _)| *number).collect();
+    let near = near.intersection(usable);
+    if align == Align::Required && !near.is_empty() { near } else { usable.clone() }
 }
 
 /// What v1 has no words for.
@@ -90,7 +99,7 @@ fn want(wanted: &mut Wanted, support: &Support, file: &str, value: String) {
 }
 
 fn unified(cpu: &Cpu, memory: &Memory) -> Vec<(&'static str, String)> {
-    let Cpu { request: _, limit, weight, burst, class } = cpu;
+    let Cpu { request: _, limit, weight, burst, class, smt: _, align: _ } = cpu;
     let Memory { request, min, high, limit: memory_limit, swap, oom_group, force: _ } = memory;
     let quota = limit.map(quota_us);
     let mut files = vec![
@@ -112,7 +121,7 @@ fn unified(cpu: &Cpu, memory: &Memory) -> Vec<(&'static str, String)> {
 }
 
 fn legacy(cpu: &Cpu, memory: &Memory) -> Vec<(&'static str, String)> {
-    let Cpu { request: _, limit, weight, burst, class } = cpu;
+    let Cpu { request: _, limit, weight, burst, class, smt: _, align: _ } = cpu;
     let Memory { request: _, min: _, high, limit: memory_limit, swap, oom_group: _, force: _ } = memory;
     let with_swap = match (memory_limit, swap) {
         (Limit::At(limit), Limit::At(swap)) => Limit::At(Bytes(limit.0.saturating_add(swap.0))),

@@ -210,7 +210,7 @@ pub struct Foreground {
 
 /// Decides a foreground run, on behalf of the process `pid`.
 pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foreground, Refusal> {
-    let ledger = Ledger::default();
+    let ledger = Ledger::of(&machine.topology);
     let grant = place::place(machine, &ledger, &Ask::of(&wanted.spec, None))?;
     let kernel::Wanted { settings, mut unhonoured } = kernel::wanted(&wanted.spec.resources, &grant.cpus, machine);
     unhonoured.extend(ceilings::unhonoured(&wanted.spec.process, &machine.ceilings));
@@ -232,7 +232,7 @@ pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foregro
 
 /// What every workload holds as the pass begins.
 fn ledger(input: &Input<'_>) -> Ledger {
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::of(&input.machine.topology);
     for name in names(input) {
         let recorded = input.records.get(&name);
         let instance = input.observed.get(&name).and_then(|seen| seen.instance.as_ref());

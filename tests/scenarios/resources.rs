@@ -93,6 +93,36 @@ fn exclusive_cpus_belong_to_one_workload_alone() {
 }
 
 #[test]
+fn reserved_cpus_are_given_to_nobody() {
+    let mut world = World::new();
+    let online: containerctl::model::cpuset::CpuSet =
+        fs::read_to_string("/sys/devices/system/cpu/online").unwrap().parse().unwrap();
+    let first = online.iter().next().unwrap();
+    let all = world.command(&["--reserved-cpus", &online.to_string()]).output().unwrap();
+    let said = String::from_utf8_lossy(&all.stderr).into_owned();
+    assert!(!all.status.success() && said.contains("no CPU is left for workloads"), "{said}");
+    world.start(&["--reserved-cpus", &first.to_string()]);
+    world.put("web.yaml", "command: sleep infinity");
+    let pid = world.wait_running("web");
+    for cpus in [kernel::cpus(&world.group("web")), kernel::status(pid, "Cpus_allowed_list")] {
+        assert!(!set(&cpus).is_empty() && !set(&cpus).contains(&first), "{cpus}");
+    }
+}
+
+#[test]
+fn memory_comes_from_the_node_of_the_cpus_where_that_is_required() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep infinity\ncpu: {limit: 1, align: required}");
+    let pid = world.wait_running("web");
+    let nodes: serde_json::Value = serde_json::from_str(&world.ctl(&["topology", "-o", "json"]).out).unwrap();
+    let cpus = set(&kernel::cpus(&world.group("web")));
+    let nodes = nodes["numa"].as_object().unwrap();
+    let (node, _) = nodes.iter().find(|(_, own)| cpus.is_subset(&set(own.as_str().unwrap()))).unwrap();
+    assert_eq!(kernel::read(&world.group("web"), &["cpuset.mems"]), *node);
+    assert_eq!(kernel::status(pid, "Mems_allowed_list"), *node);
+}
+
+#[test]
 fn limits_changed_by_hand_are_put_back_within_a_resync() {
     let mut world = World::new();
     world.start(&["--resync", "500ms"]);

@@ -207,3 +207,19 @@ fn disks_and_huge_pages_are_limited_a_line_and_a_file_each() {
     ");
     insta::assert_snapshot!(change("pids: 3", fields, &support(Generation::Unified, UNIFIED)), @"pids.max = 512");
 }
+
+#[test]
+fn memory_is_bound_to_the_nodes_of_the_cpus_only_where_that_is_required() {
+    let files = [UNIFIED, &["cpuset.mems"]].concat();
+    let support = support(Generation::Unified, &files);
+    let mut machine = machine(&support);
+    machine.topology.nodes = [(0, "0-1".parse().unwrap()), (1, "2-3".parse().unwrap())].into();
+    let mems = |fields: &str, cpus: &str, machine: &Machine| {
+        wanted(&resources(fields), &cpus.parse().unwrap(), machine).settings.get("cpuset.mems").map(str::to_owned)
+    };
+    let required = "cpu: {limit: 1, align: required}";
+    assert_eq!(mems(required, "2-3", &machine).as_deref(), Some("1"));
+    assert_eq!(mems("cpu: 1", "2-3", &machine).as_deref(), Some("0-1"));
+    machine.cgroup.nodes = "0".parse().unwrap();
+    assert_eq!(mems(required, "2-3", &machine).as_deref(), Some("0"), "a node without memory binds nobody");
+}
