@@ -126,11 +126,17 @@ impl Processes {
         let state = self.shared.state();
         let namespace = |(run, token): (&Run, &u64)| {
             let Watched { fd, init, .. } = state.watched.get(token)?;
-            let namespace = strays::pid_namespace((*init)?)?;
-            // Asked after it was read: while the process has not ended, its number is nobody else's.
-            (has_ended(fd) == Some(false)).then(|| (namespace, run.0.clone()))
+            Some((strays::pid_namespace((*init)?)?, run.0.clone(), PollFd::new(fd, PollFlags::IN)))
         };
-        state.inits.iter().filter_map(namespace).collect()
+        let found: Vec<_> = state.inits.iter().filter_map(namespace).collect();
+        // Asked after all were read: while a process has not ended, its number is nobody else's. In one call: this is what a sweep does.
+        let mut ended: Vec<PollFd<'_>> = found.iter().map(|(_, _, ended)| ended.clone()).collect();
+        if poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_err() {
+            // Whose processes are whose is then for the next sweep to say.
+            return BTreeMap::new();
+        }
+        let alive = found.into_iter().zip(ended).filter(|(_, ended)| ended.revents().is_empty());
+        alive.map(|((namespace, name, _), _)| (namespace, name)).collect()
     }
 
     pub fn reaped(&self, run: &Run) -> Option<Reaped> {

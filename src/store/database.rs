@@ -6,6 +6,7 @@
 use super::StoreError;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ const LOCK_AGAIN: Duration = Duration::from_millis(20);
 const SET_ASIDE_MAX: usize = 3;
 /// What a disk has to take, on top of what is to be written, before sled is let near it: a segment, and a page of records beside it.
 const PROBE_BYTES: usize = 2 * SEGMENT_BYTES;
+/// How much later than they ask the kernel may wake sled's threads: an hour, for nothing of theirs depends on the time.
+const SLACK: NonZeroU64 = NonZeroU64::new(3_600_000_000_000).unwrap();
 /// Begins the names of snapshots that were in the way.
 const ASIDE: &str = "set-aside-";
 
@@ -55,15 +58,18 @@ pub struct Open {
 
 impl Open {
     pub fn insert(&self, (tree, key): &(Tree, Vec<u8>), value: &[u8]) -> io::Result<()> {
+        let _patience = Patience::begin();
         Ok(self.table(*tree).insert(key, value).map(drop)?)
     }
 
     pub fn remove(&self, (tree, key): &(Tree, Vec<u8>)) -> io::Result<()> {
+        let _patience = Patience::begin();
         Ok(self.table(*tree).remove(key).map(drop)?)
     }
 
     /// Hands everything to the kernel: the tables share one log.
     pub fn flush(&self) -> io::Result<()> {
+        let _patience = Patience::begin();
         Ok(self.records.flush().map(drop)?)
     }
 
@@ -83,6 +89,7 @@ impl Open {
     /// To be called before the handles are dropped because the disk refuses: sled 0.34 panics when it closes a log that has lost its disk
     /// unless it has been told so by a write that failed.
     pub fn refused(&self) {
+        let _patience = Patience::begin();
         let _ = self.db.insert(CANARY, "canary");
         let _ = self.db.flush();
     }
@@ -176,8 +183,19 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the database and reads all of it. Also answers whether the record that every database of ours holds was there.
+/// Opens the database once nobody else has it, and reads all of it. Also answers whether the record that every database of ours holds was
+/// there. The threads of a sled that was just closed keep the lock for a few milliseconds more.
 fn attempt(path: &Path) -> Result<(Database, bool), Failed> {
+    for _ in 0..LOCK_TRIES {
+        match attempt_once(path) {
+            Err(failed) if is_locked(&failed.error) => thread::sleep(LOCK_AGAIN),
+            opened => return opened,
+        }
+    }
+    attempt_once(path)
+}
+
+fn attempt_once(path: &Path) -> Result<(Database, bool), Failed> {
     let mut read = Vec::new();
     // Some damage makes sled 0.34 panic instead of answering an error; both mean the same to us.
     let opened = catch_unwind(AssertUnwindSafe(|| open_and_read(path, &mut read)));
@@ -188,8 +206,36 @@ fn attempt(path: &Path) -> Result<(Database, bool), Failed> {
     }
 }
 
+/// While a thread holds this, timers that it or a thread it starts sets may be late by [`SLACK`].
+///
+/// Sled keeps seven threads or more for its I/O. Each looks up from its bed once a second, for ever, and there is no option against it:
+/// 420 wake-ups a minute for nothing. A new thread inherits its maker's slack (PR_SET_TIMERSLACK(2const)), and any call may make sled's.
+/// What there is to do wakes them at once all the same. Nothing that is called meanwhile may sleep; sled itself does not.
+struct Patience;
+
+impl Patience {
+    fn begin() -> Patience {
+        // Without it sled's threads only wake more often.
+        let _ = rustix::thread::set_current_timer_slack(Some(SLACK));
+        Patience
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        let _ = rustix::thread::set_current_timer_slack(None);
+    }
+}
+
 fn open_and_read(path: &Path, read: &mut Vec<Row>) -> sled::Result<(Open, bool)> {
-    let db = open_unlocked(path)?;
+    let _patience = Patience::begin();
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(CACHE_BYTES)
+        .mode(sled::Mode::LowSpace)
+        .segment_size(SEGMENT_BYTES)
+        .flush_every_ms(None);
+    let db = config.open()?;
     let (records, events) = (db.open_tree("records")?, db.open_tree("events")?);
     for (tree, table) in [(Tree::Records, &records), (Tree::Events, &events)] {
         for entry in table {
@@ -210,23 +256,6 @@ fn check_canary(db: &sled::Db) -> sled::Result<bool> {
         db.flush()?;
     }
     Ok(present)
-}
-
-/// Opens the database once nobody else has it. The threads of a sled that was just closed keep the lock for a few milliseconds more.
-fn open_unlocked(path: &Path) -> sled::Result<sled::Db> {
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(CACHE_BYTES)
-        .mode(sled::Mode::LowSpace)
-        .segment_size(SEGMENT_BYTES)
-        .flush_every_ms(None);
-    for _ in 0..LOCK_TRIES {
-        match config.open() {
-            Err(error) if is_locked(&error) => thread::sleep(LOCK_AGAIN),
-            opened => return opened,
-        }
-    }
-    config.open()
 }
 
 /// An error, unless what is wrong can only be the database itself.

@@ -13,7 +13,7 @@
 //! | `database` | opening sled, damaged or not |
 //! | `events` | events, which nothing depends on |
 //!
-//! Idle it does nothing: sled's own timer is off.
+//! Idle it does nothing: sled's own timer is off, and its threads are left asleep.
 
 mod database;
 mod events;
