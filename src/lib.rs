@@ -17,7 +17,7 @@
 //! # Where was it decided?
 //! * A wrong CPU assignment: [`place::cpu`] chose the grant, [`place::cpus_in_force`] took out what is fenced for others,
 //!   [`plan::kernel`] spelled the `cpuset.cpus` that was written. The record's grant says why; `containerctl describe` shows it.
-//! * A wrong GPU: [`place::gpu`]. A start, stop, restart or wait: `plan::lifecycle`; whether its probes call for one: [`plan::probe`]. A refused manifest: [`manifest`].
+//! * A wrong GPU: [`place::gpu`]; how far a device is trusted: [`plan::gpu`]. A start, stop, restart or wait: `plan::lifecycle`; whether its probes call for one: [`plan::probe`]. A refused manifest: [`manifest`].
 //! * Nothing is decided in `host`, `store`, `control` or `init`.
 //!
 //! # Tasks and threads of a controller

@@ -12,7 +12,7 @@
 use containerctl::manifest;
 use containerctl::model::cgroup::{Generation, Support};
 use containerctl::model::cpuset::CpuSet;
-use containerctl::model::gpu::{Gpu, GpuId, GpuLease, GpuRequest, Share, Vendor};
+use containerctl::model::gpu::{Exposure, Gpu, GpuId, GpuLease, GpuRequest, OnUnhealthy, Share, Vendor};
 use containerctl::model::machine::{Ceilings, Machine};
 use containerctl::model::name::Name;
 use containerctl::model::record::Grant;
@@ -102,11 +102,16 @@ impl Mix {
         if at < self.none + self.fractional {
             let hundredths =
                 weighted(&FRACTIONS, random.below(1000)).unwrap_or_else(|| 1 + random.below(OTHER_FRACTION_MAX));
-            return Some(GpuRequest { count: 1, memory: Some(Bytes(hundredths * HUNDREDTH)), model: None });
+            return Some(GpuRequest {
+                count: 1,
+                memory: Some(Bytes(hundredths * HUNDREDTH)),
+                model: None,
+                on_unhealthy: OnUnhealthy::default(),
+            });
         }
         let wholes: u64 = WHOLES.iter().map(|(_, weight)| weight).sum();
         let count = weighted(&WHOLES, random.below(wholes)).unwrap();
-        Some(GpuRequest { count, memory: None, model: None })
+        Some(GpuRequest { count, memory: None, model: None, on_unhealthy: OnUnhealthy::default() })
     }
 
     /// Devices a task asks for on average.
@@ -141,7 +146,7 @@ fn most_free_first(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, request: &
         .into_iter()
         .filter(|(Reverse(free), _)| *free >= wanted)
         .take(request.count as usize)
-        .map(|(_, id)| GpuLease { gpu: id.clone(), share })
+        .map(|(_, id)| GpuLease { gpu: id.clone(), share, vendor: Vendor::Simulated, exposure: Exposure::default() })
         .collect();
     (fitting.len() == request.count as usize).then_some(fitting)
 }
@@ -221,12 +226,7 @@ fn resources() -> Resources {
 
 fn machine() -> Machine {
     let cpus: CpuSet = (0..4).collect();
-    let gpu = |index: u32| Gpu {
-        id: GpuId(format!("GPU-{index}")),
-        vendor: Vendor::Simulated,
-        model: "Simulated".to_owned(),
-        memory: MEMORY,
-    };
+    let gpu = |index: u32| Gpu::new(GpuId(format!("GPU-{index}")), Vendor::Simulated, "Simulated", MEMORY);
     Machine {
         topology: Topology { online: cpus.clone(), usable: cpus, ..Topology::default() },
         memory: MEMORY,

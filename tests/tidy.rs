@@ -46,7 +46,7 @@ const LINES_MAX: usize = 420;
 /// Files that may be longer, how long, and why.
 const LONG: [(&str, usize, &str); 2] = [
     ("src/init/sys.rs", 570, "one wrapper a system call; a second file would only hide half of the list"),
-    ("src/manifest/tests.rs", 500, "inline snapshots, one test a rule"),
+    ("src/manifest/tests.rs", 510, "inline snapshots, one test a rule"),
 ];
 
 fn files(folder: &str) -> Vec<PathBuf> {

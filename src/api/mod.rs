@@ -25,6 +25,7 @@ use crate::control::{Command, Handle};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::tree::Place;
 use crate::manifest::{FILE_BYTES_MAX, Parsed, parse};
+use crate::model::gpu::GpuStatus;
 use crate::model::name::Name;
 use crate::model::status::{Phase, Status};
 use crate::model::time::Timestamp;
@@ -126,6 +127,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/workloads", get(workloads))
         .route("/v1/workloads/{name}", get(workload))
         .route("/v1/workloads/{name}/logs", get(log))
+        .route("/v1/gpus", get(gpus))
         .route("/v1/events", get(events::events))
         .route("/v1/approve", post(approve))
         .route("/v1/plan", get(plan).post(plan_for))
@@ -141,6 +143,10 @@ async fn health(State(api): State<Api>) -> Json<Health> {
 async fn workloads(State(api): State<Api>) -> Json<Vec<Status>> {
     let snapshot = api.snapshot();
     Json(snapshot.statuses.values().map(|status| snapshot.with_usage(status)).collect())
+}
+
+async fn gpus(State(api): State<Api>) -> Json<Vec<GpuStatus>> {
+    Json(api.snapshot().gpus.clone())
 }
 
 async fn approve(State(api): State<Api>) -> Response {

@@ -6,6 +6,7 @@ use crate::api::{Api, socket};
 use crate::control::folder::{Folder, FolderError};
 use crate::control::trust::{Owner, Trust};
 use crate::control::{Changes, Controller, Options, Parts, Threads};
+use crate::host::gpu::Source;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
 use crate::host::runtime::Home;
@@ -178,8 +179,9 @@ fn open_host(
         logs: logs.to_owned(),
         layers: Some(state.join("rootfs")),
         cgroup_parent: args.cgroup_parent.clone(),
-        gpus: args.simulate_gpus.clone().unwrap_or_default(),
         reserved: args.reserved_cpus.clone().unwrap_or_default(),
+        gpus: args.simulate_gpus.clone().map_or(Source::Machine, Source::Simulated),
+        cdi: args.cdi_spec_dir.clone(),
         hidden: vec![manifests.to_owned(), state.to_owned(), runtime.to_owned()],
         foreground: false,
     };

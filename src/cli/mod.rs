@@ -10,6 +10,7 @@ mod controller;
 mod describe;
 mod events;
 mod exec;
+mod gpus;
 mod keeper;
 mod logs;
 mod output;
@@ -23,7 +24,7 @@ mod validate;
 mod wait;
 
 use crate::api::Goal;
-use crate::host::gpu::Simulated;
+use crate::host::gpu::{CDI_FOLDERS, Simulated};
 use crate::model::cpuset::CpuSet;
 use crate::model::label::Label;
 use crate::model::shape::Shape;
@@ -67,7 +68,7 @@ enum Verb {
     /// Show everything about one workload
     Describe(DescribeArgs),
     /// Consent to deletions that wait because too many manifests are gone at once
-    Approve(ApproveArgs),
+    Approve(approve::ApproveArgs),
     /// Print what has happened, oldest first
     Events(EventsArgs),
     /// Print a workload's output
@@ -76,6 +77,8 @@ enum Verb {
     Exec(ExecArgs),
     /// Draw the machine's CPUs, and who sits where
     Topology(TopologyArgs),
+    /// List GPUs, who holds what of them, and what is enforced
+    Gpus(gpus::GpusArgs),
     /// Wait until a workload, or everything, is as it should be; exits with 1 if it is not in time
     Wait(WaitArgs),
 }
@@ -97,12 +100,15 @@ struct ControllerArgs {
     /// The cgroup that holds all workloads, below the hierarchy's root
     #[arg(long, value_name = "NAME", default_value = "containerctl", value_parser = cgroup_parent)]
     cgroup_parent: String,
-    /// GPUs to pretend to have, for example 2x16Gi
-    #[arg(long, value_name = "NxMEM")]
+    /// GPUs to pretend to have instead of those there are: 2x16Gi, or the path of an inventory (docs/MANIFEST.md)
+    #[arg(long, value_name = "NxMEM|FILE")]
     simulate_gpus: Option<Simulated>,
     /// CPUs to keep from all workloads, for example 0-1; those the kernel isolates (isolcpus) are kept anyway
     #[arg(long, value_name = "LIST")]
     reserved_cpus: Option<CpuSet>,
+    /// A folder of CDI specs; may be given several times
+    #[arg(long, value_name = "DIR", default_values = CDI_FOLDERS)]
+    cdi_spec_dir: Vec<PathBuf>,
     /// Accept a folder and files that belong to this user, by name or number; may be given several times
     #[arg(long, value_name = "USER", value_parser = user)]
     trust_owner: Vec<u32>,
@@ -142,8 +148,8 @@ enum LogFormat {
 struct RunArgs {
     /// The manifest
     file: PathBuf,
-    /// GPUs to pretend to have, for example 2x16Gi
-    #[arg(long, value_name = "NxMEM")]
+    /// GPUs to pretend to have instead of those there are: 2x16Gi, or the path of an inventory (docs/MANIFEST.md)
+    #[arg(long, value_name = "NxMEM|FILE")]
     simulate_gpus: Option<Simulated>,
     /// The cgroup that holds foreground runs, below the hierarchy's root
     #[arg(long, value_name = "NAME", default_value = "containerctl-run", value_parser = cgroup_parent)]
@@ -195,12 +201,6 @@ struct DescribeArgs {
     name: String,
     #[command(flatten)]
     format: FormatArgs,
-    #[command(flatten)]
-    client: ClientArgs,
-}
-
-#[derive(Debug, Args)]
-struct ApproveArgs {
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -349,6 +349,7 @@ pub fn main() -> ExitCode {
         Verb::Logs(args) => (logs::run(&args), 1),
         Verb::Exec(args) => (exec::run(&args), run::NOT_RUN),
         Verb::Topology(args) => (topology::run(&args), 1),
+        Verb::Gpus(args) => (gpus::run(&args), 1),
         Verb::Wait(args) => (wait::run(&args), 1),
     };
     result.unwrap_or_else(|error| {

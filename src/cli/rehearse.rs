@@ -52,7 +52,7 @@ fn machine(topology: Topology, memory: Bytes, args: &PlanArgs) -> Machine {
     Machine {
         topology,
         memory,
-        gpus: args.simulate_gpus.clone().unwrap_or_default().0,
+        gpus: args.simulate_gpus.clone().unwrap_or_default().at(Duration::ZERO),
         disks: [].into(),
         huge_pages: [].into(),
         cgroup: Support { generation: Generation::Unified, files, nodes },

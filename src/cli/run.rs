@@ -4,7 +4,7 @@
 mod manifest;
 
 use super::{MANIFESTS, RunArgs, STATE, output};
-use crate::host::gpu::Simulated;
+use crate::host::gpu::{CDI_FOLDERS, Gpus, Simulated, Source};
 use crate::host::linux::{Linux, Options};
 use crate::host::{Host, HostError, Start, cgroup, chain};
 use crate::model::cpuset::CpuSet;
@@ -73,6 +73,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         cgroup_parent: parent.clone(),
         gpus: gpus(args, &wanted),
         reserved: CpuSet::new(),
+        cdi: CDI_FOLDERS.map(PathBuf::from).into(),
         // Its own folder, and where a controller of this host would have its secrets.
         hidden: vec![own.clone(), PathBuf::from(MANIFESTS), PathBuf::from(STATE)],
         foreground: true,
@@ -87,16 +88,17 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
 /// The GPUs to choose from. A host that has none gets a simulated one, said aloud, where the workload asks for one: that is what makes
 /// the smallest example run everywhere.
-fn gpus(args: &RunArgs, wanted: &Wanted) -> Simulated {
+fn gpus(args: &RunArgs, wanted: &Wanted) -> Source {
     match (&args.simulate_gpus, &wanted.spec.gpu) {
-        (Some(gpus), _) => gpus.clone(),
+        (Some(gpus), _) => Source::Simulated(gpus.clone()),
+        (None, Some(_)) if !Gpus::open(Source::Machine, Vec::new()).read().is_empty() => Source::Machine,
         (None, Some(request)) => {
             output::complain(&format!(
                 "containerctl: {request} asked for, this host has none: simulating {PRETENDED_GPUS}; choose with --simulate-gpus"
             ));
-            PRETENDED_GPUS.parse().unwrap_or_default()
+            Source::Simulated(PRETENDED_GPUS.parse().unwrap_or_default())
         }
-        (None, None) => Simulated::default(),
+        (None, None) => Source::Simulated(Simulated::default()),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod act;
 mod changes;
 mod drift;
 pub mod folder;
+mod gpus;
 pub mod journal;
 pub mod lost;
 mod news;
@@ -198,7 +199,8 @@ impl Controller {
     pub fn new(parts: Parts, found: Found, options: Options) -> Result<Controller, HostError> {
         let Parts { host, store, source, changes, spawn } = parts;
         let machine = host.survey()?;
-        let mut state = State::new(machine, found.records, &options);
+        let mut state = State::new(machine.clone(), found.records, &options);
+        state.take_machine(machine, host.now());
         state.strains = Strains::since(host.now());
         for name in host.names()? {
             match host.observe(&name) {

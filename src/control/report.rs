@@ -2,6 +2,7 @@
 
 use crate::manifest::diagnostic::Diagnostic;
 use crate::model::exit::Exit;
+use crate::model::gpu::GpuStatus;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
 use crate::model::record::Record;
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub unsettled: Vec<String>,
     /// Workloads whose deletion waits for consent.
     pub guarded: BTreeSet<Name>,
+    /// The machine's GPUs, as of the last resync, and who holds what of them now.
+    pub gpus: Vec<GpuStatus>,
     /// What each workload has used, as of the last resync.
     pub usage: BTreeMap<Name, Usage>,
 }

@@ -3,6 +3,7 @@
 //! Owns the bookkeeping between passes, no I/O and no decision.
 
 use super::folder::Scan;
+use super::gpus::{self, Gpus};
 use super::lost::LogFolders;
 use super::report::{self, Snapshot};
 use super::unsaved::Unsaved;
@@ -47,6 +48,7 @@ pub struct State {
     strays: BTreeMap<Name, BTreeSet<u32>>,
     pub strains: Strains,
     pub log_folders: LogFolders,
+    pub gpus: Gpus,
     pub usage: BTreeMap<Name, Usage>,
     /// What the probes of runs have come to.
     pub standings: BTreeMap<Name, Standing>,
@@ -89,6 +91,7 @@ impl State {
             strays: BTreeMap::new(),
             strains: Strains::default(),
             log_folders: LogFolders::default(),
+            gpus: Gpus::default(),
             usage: BTreeMap::new(),
             standings: BTreeMap::new(),
             blind: BTreeSet::new(),
@@ -226,6 +229,7 @@ impl State {
             folder_error: self.folder_error.clone(),
             folder_revision: self.scan.as_ref().and_then(|scan| scan.revision.clone()),
             unsettled: Vec::new(),
+            gpus: gpus::statuses(&self.machine.gpus, &self.records),
             usage: self.usage.clone(),
             guarded: plan.guarded.clone(),
         };

@@ -61,6 +61,7 @@ impl Controller {
         }
         let mut names: BTreeSet<Name> = self.state.records.keys().chain(self.state.observed.keys()).cloned().collect();
         let host = Arc::clone(&self.host);
+        self.state.note_leases();
         let known: BTreeMap<Name, u64> = names.iter().map(|name| (name.clone(), self.state.epoch(name))).collect();
         self.on_thread(Job::Sweep, move || {
             names.extend(host.names().unwrap_or_default());
@@ -98,7 +99,7 @@ impl Controller {
         self.state.forget_usage_of_the_gone();
         self.tell(news);
         match machine {
-            Ok(machine) => self.state.machine = machine,
+            Ok(machine) => self.state.take_machine(machine, self.host.now()),
             Err(error) => tracing::error!(error = %chain(&error), "cannot look at the machine"),
         }
         if let Ok(times) = times {

@@ -4,6 +4,7 @@
 //! read-only copy of the host's mount tree, or a directory's (`root`); private `/tmp`, `/run`, `/dev` and `/proc`; kernel paths that leak or change
 //! the host masked or read-only (at least those Docker masks); the controller's own folders out of sight.
 
+use super::gpu::cdi::MOUNTS_MAX;
 use super::sources::Hidden;
 use crate::init::wire::{RunOrder, SLOTS_MAX, Step};
 use crate::model::isolation::{Capability, IdRange, Network, ResourceLimit, Rootfs, VolumeSource};
@@ -16,7 +17,7 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-const _: () = assert!(VOLUMES_MAX + 3 <= SLOTS_MAX, "the root, its layer and /dev take a slot each");
+const _: () = assert!(VOLUMES_MAX + MOUNTS_MAX + 3 <= SLOTS_MAX, "the root, its layer and /dev take a slot each");
 
 const ATTR_RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const ATTR_NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -96,6 +97,8 @@ pub struct Plan<'a> {
     pub layer: Option<&'a Path>,
     /// The folder of the host that becomes `/dev`, [`super::dev`].
     pub dev: &'a Path,
+    /// What its devices need to be shown, read-only: where in the box, and which of the host's.
+    pub mounts: &'a [(String, String)],
     /// Folders that no workload may see into, as its own view has them.
     pub hidden: &'a Hidden,
     /// The ids its user namespace maps; none where it has no such namespace.
@@ -122,6 +125,10 @@ impl Plan<'_> {
 pub enum ConfineError {
     #[error("{text:?} contains a NUL byte")]
     Nul { text: String },
+    #[error(
+        "its GPUs' CDI specs ask for {count} mounts, there is room for {MOUNTS_MAX}\n  help: give it fewer devices, or `rootfs: host`"
+    )]
+    Mounts { count: usize },
 }
 
 pub type Steps = Vec<Step<CString>>;
@@ -170,6 +177,7 @@ pub fn steps(plan: &Plan<'_>) -> Result<Steps, ConfineError> {
             steps.push(Step::Bind { source, target, set: ATTR_RDONLY, optional: 0 });
         }
     }
+    shown::attach(plan, &mut steps)?;
     root::leave(plan, &mut steps);
     wall(plan, &mut steps)?;
     Ok(steps)
@@ -279,16 +287,21 @@ fn kernel_paths(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineError> 
     Ok(())
 }
 
-fn attach_volume(plan: &Plan<'_>, slot: u64, volume: &Volume, steps: &mut Steps) -> Result<(), ConfineError> {
-    // In the two folders that start empty, and in a root that may be changed, the target is made; elsewhere it has to exist.
-    let private = volume.target.starts_with("/tmp/") || volume.target.starts_with("/run/");
+/// In the two folders that start empty, and in a root that may be changed, a target is made; elsewhere it has to exist.
+fn make_way(plan: &Plan<'_>, target: &str, steps: &mut Steps) -> Result<bool, ConfineError> {
+    let private = target.starts_with("/tmp/") || target.starts_with("/run/");
     let make = private || plan.process.rootfs.is_writable();
     if make {
-        let parents: Vec<&Path> = Path::new(&volume.target).ancestors().skip(1).collect();
+        let parents: Vec<&Path> = Path::new(target).ancestors().skip(1).collect();
         for folder in parents.into_iter().rev().skip(if private { 2 } else { 1 }) {
             steps.push(Step::Mkdir { path: path_text(folder)?, mode: 0o755 });
         }
     }
+    Ok(make)
+}
+
+fn attach_volume(plan: &Plan<'_>, slot: u64, volume: &Volume, steps: &mut Steps) -> Result<(), ConfineError> {
+    let make = make_way(plan, &volume.target, steps)?;
     let target = &volume.target;
     match &volume.source {
         VolumeSource::Host(source) => {
@@ -398,6 +411,7 @@ fn path_text(path: &Path) -> Result<CString, ConfineError> {
 }
 
 mod root;
+mod shown;
 
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,16 @@
-//! The `/dev` of all workloads: a folder of the runtime directory, made once, mounted read-only into each box.
+//! The `/dev` of workloads: a folder of the runtime directory, made once, mounted read-only into each box.
 //!
-//! Made once because its dozen nodes and links cost more than the rest of a box's mounts together, and are the same for all.
+//! Made once because its dozen nodes and links cost more than the rest of a box's mounts together, and are the same for all. A workload
+//! that is granted devices has a folder of its own, made for each run, with their nodes and nobody else's.
 
 use super::traces::{TraceError, make_private};
+use crate::model::name::Name;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// Nodes every program may expect (the OCI runtime specification's list), by major and minor number.
@@ -34,6 +37,58 @@ pub fn prepare(runtime: &Path) -> Result<PathBuf, TraceError> {
     let dev = path(runtime);
     make(&dev).map_err(|(path, source)| TraceError::Make { path, source })?;
     Ok(dev)
+}
+
+/// Where the folder of a workload with devices is.
+pub fn own(runtime: &Path, name: &Name) -> PathBuf {
+    runtime.join("dev").join("of").join(name.as_str())
+}
+
+/// Makes the folder of a workload with devices, anew: what an earlier run was granted says nothing about this one. Nodes are given by where
+/// they are in the box, below `/dev`, and which of the host's they are.
+pub fn prepare_own(runtime: &Path, name: &Name, nodes: &BTreeMap<&str, &str>) -> Result<(), TraceError> {
+    let failed = |(path, source)| TraceError::Make { path, source };
+    make_private(&runtime.join("dev"))?;
+    make_private(&runtime.join("dev").join("of"))?;
+    remove(runtime, name)?;
+    let dev = own(runtime, name);
+    make(&dev).map_err(failed)?;
+    for (inside, host) in nodes {
+        let relative = Path::new(inside).strip_prefix("/dev").unwrap_or(Path::new(inside));
+        grant(&dev, relative, Path::new(host)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Removes it, if there is one.
+pub fn remove(runtime: &Path, name: &Name) -> Result<(), TraceError> {
+    let path = own(runtime, name);
+    match fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(TraceError::Remove { path, source }),
+        _ => Ok(()),
+    }
+}
+
+/// A node of the host's once more: by its numbers, which are all a node is, and open to whoever is in the box.
+fn grant(dev: &Path, relative: &Path, host: &Path) -> Result<(), (PathBuf, io::Error)> {
+    let named = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| (path, source)
+    };
+    let found = fs::metadata(host).map_err(named(host))?;
+    let kind = SFlag::from_bits_truncate(found.mode() & SFlag::S_IFMT.bits());
+    if kind != SFlag::S_IFCHR && kind != SFlag::S_IFBLK {
+        return Err((host.to_owned(), io::Error::other("it is no device node")));
+    }
+    let path = dev.join(relative);
+    let parents: Vec<&Path> = relative.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()).collect();
+    for parent in parents.into_iter().rev() {
+        let folder = dev.join(parent);
+        fs::create_dir_all(&folder).map_err(named(&folder))?;
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(named(&folder))?;
+    }
+    mknod(&path, kind, Mode::empty(), found.rdev()).map_err(|errno| named(&path)(errno.into()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(named(&path))
 }
 
 fn make(dev: &Path) -> Result<(), (PathBuf, io::Error)> {

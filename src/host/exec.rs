@@ -148,6 +148,7 @@ pub(super) fn joining(
         mountpoint: &nowhere,
         layer: None,
         dev: &dev,
+        mounts: &[],
         hidden: &hidden,
         ids: ids.filter(|_| process.security.user_namespace),
         ceilings: &ceilings,

@@ -9,7 +9,7 @@ mod begin;
 use super::cgroup::{self, Backend};
 use super::confine;
 use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact};
-use super::gpu::Simulated;
+use super::gpu::{Gpus, Source};
 use super::life::{self, Witness};
 use super::processes::{Init, Processes, Reaped, Run, find_init};
 use super::seccomp::Compiler;
@@ -53,9 +53,11 @@ pub struct Options {
     pub layers: Option<PathBuf>,
     /// The cgroup that holds all others, below the hierarchies' roots.
     pub cgroup_parent: String,
-    pub gpus: Simulated,
     /// CPUs that no workload is given.
     pub reserved: CpuSet,
+    pub gpus: Source,
+    /// Folders of CDI specs.
+    pub cdi: Vec<PathBuf>,
     /// Folders no workload may see into.
     pub hidden: Vec<PathBuf>,
     /// Whether runs keep the caller's terminal and end with it.
@@ -74,6 +76,7 @@ pub struct Linux {
     boot_id: String,
     pub(super) seccomp: Compiler,
     landlock: u32,
+    gpus: Gpus,
     ceilings: Ceilings,
     /// What workloads may write of the host: those that run, and those that ran since this was opened.
     written: Mutex<Written>,
@@ -96,6 +99,7 @@ impl Linux {
         let processes = Processes::watch(changed)?;
         let written = Mutex::new(sources::written_by(&traces)?);
         let (seccomp, landlock, ceilings) = (Compiler::default(), landlock_version(), ceilings()?);
+        let gpus = Gpus::open(options.gpus.clone(), options.cdi.clone());
         Ok(Linux {
             options,
             backend,
@@ -107,6 +111,7 @@ impl Linux {
             boot_id,
             seccomp,
             landlock,
+            gpus,
             ceilings,
             written,
             _lock: lock,
@@ -196,7 +201,7 @@ impl Host for Linux {
         Ok(Machine {
             topology: topology::read(Path::new("/"), Some(&allowed.difference(&self.options.reserved)))?,
             memory: Bytes(memory.mem_total),
-            gpus: self.options.gpus.0.clone(),
+            gpus: self.gpus.read(),
             disks: disks(Path::new("/sys/block")),
             huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
             cgroup: self.backend.support().clone(),
@@ -290,6 +295,7 @@ impl Host for Linux {
         // The group first: while it is there, nothing of this name is started.
         self.backend.remove(name)?;
         self.traces.clear(name)?;
+        dev::remove(&self.options.runtime, name)?;
         self.processes.clear(name);
         Ok(())
     }

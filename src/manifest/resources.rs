@@ -4,7 +4,7 @@ use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::io;
 use super::tree::{ScalarKind, Value};
-use crate::model::gpu::GpuRequest;
+use crate::model::gpu::{GpuRequest, OnUnhealthy};
 use crate::model::spec::{Align, Cpu, CpuClass, Memory, Resources, Smt};
 use crate::model::units::{Bytes, Limit, MilliCpu, format_duration};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub const CPU: Schema =
     Schema { fields: &["request", "limit", "weight", "burst", "class", "smt", "align"], later: &[] };
 pub const MEMORY: Schema =
     Schema { fields: &["request", "min", "high", "limit", "swap", "oomGroup", "force"], later: &[] };
-pub const GPU: Schema = Schema { fields: &["count", "memory", "model"], later: &["align", "rebalance", "onUnhealthy"] };
+pub const GPU: Schema = Schema { fields: &["count", "memory", "model", "onUnhealthy"], later: &["align", "rebalance"] };
 
 /// Reads `cpu`, `memory` and `pids`.
 pub fn read(map: &Map<'_>, problems: &mut Problems) -> Resources {
@@ -214,7 +214,7 @@ fn memory_limit(field: &Field<'_>, problems: &mut Problems) -> Option<Limit<Byte
 /// Reads `gpu`: true, a number, or a map.
 pub fn gpu(field: &Field<'_>, problems: &mut Problems) -> Option<GpuRequest> {
     const GPUS_MAX: u32 = 64;
-    let whole = |count| GpuRequest { count, memory: None, model: None };
+    let whole = |count| GpuRequest { count, memory: None, model: None, on_unhealthy: OnUnhealthy::default() };
     match &field.node.value {
         Value::Scalar { text, .. } if text == "true" => Some(whole(1)),
         Value::Scalar { text, .. } if text == "false" => None,
@@ -229,7 +229,12 @@ pub fn gpu(field: &Field<'_>, problems: &mut Problems) -> Option<GpuRequest> {
                 Some(memory)
             });
             let model = map.get("model", problems).and_then(|field| field.text(problems)).map(str::to_owned);
-            Some(GpuRequest { count, memory, model })
+            let on_unhealthy = map.get("onUnhealthy", problems).map_or_else(OnUnhealthy::default, |field| {
+                let words =
+                    [("restart", OnUnhealthy::Restart), ("keep", OnUnhealthy::Keep), ("stop", OnUnhealthy::Stop)];
+                field.one_of(&words, problems).unwrap_or_default()
+            });
+            Some(GpuRequest { count, memory, model, on_unhealthy })
         }
         Value::Scalar { kind: ScalarKind::Number, .. } => {
             field.integer(0..=GPUS_MAX, problems).filter(|count| *count > 0).map(whole)

@@ -93,7 +93,8 @@ fn the_teaching_example_reads_as_it_is() {
       "gpu": {
         "count": 1,
         "memory": null,
-        "model": null
+        "model": null,
+        "onUnhealthy": "restart"
       },
       "priority": 0,
       "labels": {},
@@ -147,7 +148,7 @@ hosts: {role: gpu, hostname: edge-7}
 priority: -5
 cpu: {request: 1, limit: 1500m, weight: 50, burst: 10ms, class: shared}
 memory: {request: 64Mi, high: 200Mi, limit: 256Mi, swap: 16Mi}
-gpu: {count: 2, memory: 8Gi, model: H200}
+gpu: {count: 2, memory: 8Gi, model: H200, onUnhealthy: keep}
 pids: max
 volumes: [{source: /srv/data, target: /mnt/, readOnly: true}]
 restart: {policy: never, initialDelay: 2s, maxDelay: 1m, resetAfter: 1h}
@@ -237,7 +238,8 @@ network: host
       "gpu": {
         "count": 2,
         "memory": 8589934592,
-        "model": "H200"
+        "model": "H200",
+        "onUnhealthy": "keep"
       },
       "priority": -5,
       "labels": {

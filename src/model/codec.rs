@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use crate::manifest::parse;
     use crate::model::exit::{Exit, Outcome};
-    use crate::model::gpu::{GpuId, GpuLease, Share};
+    use crate::model::gpu::{Exposure, GpuId, GpuLease, Share, Vendor};
     use crate::model::record::{Grant, Requested, Stopping};
     use crate::model::time::Timestamp;
     use std::path::Path;
@@ -65,7 +65,12 @@ mod tests {
             grant: Some(Grant {
                 cpus: "0-1".parse().unwrap(),
                 fenced: "".parse().unwrap(),
-                gpus: vec![GpuLease { gpu: GpuId("GPU-0".to_owned()), share: Share::Whole }],
+                gpus: vec![GpuLease {
+                    gpu: GpuId("GPU-0".to_owned()),
+                    share: Share::Whole,
+                    vendor: Vendor::Simulated,
+                    exposure: Exposure::default(),
+                }],
                 requested: Requested::default(),
                 reason: "class pinned".to_owned(),
             }),

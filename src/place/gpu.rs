@@ -1,14 +1,22 @@
-//! GPU placement: whole devices and memory shares, both best fit.
+//! GPU placement: whole devices and memory shares, both best fit; several devices close to each other.
 //!
 //! Best fit keeps what is left over in one piece: the device whose remaining memory is smallest still enough takes a share, and of the
 //! free devices the smallest suitable one is taken whole. Most-free-first, the obvious rule, breaks into every device early and then
-//! rejects whole-device requests that best fit still serves.
+//! rejects whole-device requests that best fit still serves (`tests/allocation.rs` has the figures).
+//!
+//! Guarantees: a device is whole to one or shared by several whose shares fit its memory, never both; memory that strangers use is not
+//! given away; nothing new is put on a device that is not well; the devices of one lease are of one maker.
 
 use super::{Ask, Ledger, Refusal};
-use crate::model::gpu::{Gpu, GpuLease, GpuRequest, Share};
+use crate::model::gpu::{Gpu, GpuId, GpuLease, GpuRequest, Health, Share, Vendor};
 use crate::model::machine::Machine;
 use crate::model::record::Grant;
 use crate::model::units::Bytes;
+use std::collections::BTreeMap;
+
+/// Memory that may be in use on a device that counts as free, as a part of it: drivers and displays keep some (NVIDIA's about 1 % of a
+/// large device), and a stranger who computes uses far more.
+const OVERHEAD_PART: u64 = 32;
 
 /// Finds devices.
 pub fn place(
@@ -31,29 +39,104 @@ pub fn place(
     }
     let mut free: Vec<(&Gpu, u64)> =
         suitable.iter().filter_map(|gpu| Some((*gpu, room(gpu, ledger, ask, request)?))).collect();
-    if free.len() < count {
-        let message = format!(
-            "{request} asked for, {} of {} suitable are free now; held by {}",
-            free.len(),
-            suitable.len(),
-            holders(ledger, ask)
-        );
-        return Err(Refusal { reason: "GpuBusy", message });
-    }
     let held = |gpu: &Gpu| ask.previous.is_some_and(|grant| grant.gpus.iter().any(|lease| lease.gpu == gpu.id));
-    free.sort_by(|(a, room_a), (b, room_b)| (room_a, !held(a), &a.id).cmp(&(room_b, !held(b), &b.id)));
+    let doubtful = |gpu: &Gpu| gpu.health != Health::Healthy;
+    free.sort_by(|(a, room_a), (b, room_b)| {
+        (doubtful(a), room_a, !held(a), &a.id).cmp(&(doubtful(b), room_b, !held(b), &b.id))
+    });
+    let mut makers: BTreeMap<Vendor, Vec<&Gpu>> = BTreeMap::new();
+    for (gpu, _) in &free {
+        makers.entry(gpu.vendor).or_default().push(gpu);
+    }
+    let mut sets = makers.values().filter(|of| of.len() >= count).map(|of| closest(of, count));
+    let first = free.first().map(|(gpu, _)| gpu.vendor);
+    // Of several makers the one whose device fits best.
+    let set = sets.clone().find(|set| set.first().map(|gpu| gpu.vendor) == first).or_else(|| sets.next());
+    let Some(set) = set else { return Err(busy(&suitable, free.len(), ledger, ask, request)) };
     let share = request.memory.map_or(Share::Whole, Share::Memory);
-    Ok(free.into_iter().take(count).map(|(gpu, _)| GpuLease { gpu: gpu.id.clone(), share }).collect())
+    Ok(set.into_iter().map(|gpu| GpuLease::of(gpu, share)).collect())
+}
+
+fn busy(suitable: &[&Gpu], free: usize, ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> Refusal {
+    let mut message = format!("{request} asked for, {free} of {} suitable are free now", suitable.len());
+    let holders = holders(ledger, ask);
+    if !holders.is_empty() {
+        message.push_str(&format!("; held by {holders}"));
+    }
+    for gpu in suitable {
+        if !gpu.health.takes_work() {
+            message.push_str(&format!("; {} is {}", gpu.id, gpu.health));
+        } else if strangers(gpu) > 0 {
+            message.push_str(&format!("; others use {} of {}", gpu.foreign.rounded(), gpu.id));
+        }
+    }
+    Refusal { reason: "GpuBusy", message }
+}
+
+/// Of devices in order of preference, so many that are close: the first ones, unless others are closer to each other.
+///
+/// From each device in turn the nearest to those already taken is added; the set with the smallest sum of distances is the best, the
+/// first of equals. That is no optimum for odd topologies, and exact where closeness is a tree, as with PCI.
+fn closest<'a>(free: &[&'a Gpu], count: usize) -> Vec<&'a Gpu> {
+    let grown = |start: usize| {
+        let mut set = vec![start];
+        let mut total = 0u32;
+        while set.len() < count {
+            let sum = |at: usize| set.iter().map(|in_it| distance(free[at], free[*in_it])).sum::<u32>();
+            let next = (0..free.len()).filter(|at| !set.contains(at)).min_by_key(|at| (sum(*at), *at));
+            let Some(next) = next else { break };
+            total += sum(next);
+            set.push(next);
+        }
+        set.sort_unstable();
+        (total, set)
+    };
+    let best = (0..free.len()).map(grown).min();
+    best.map_or_else(Vec::new, |(_, set)| set.into_iter().map(|at| free[at]).collect())
+}
+
+/// How far apart two devices are: linked, behind one switch, behind one root, on one node, or none of it.
+fn distance(a: &Gpu, b: &Gpu) -> u32 {
+    const LINKED: u32 = 0;
+    const ROOT: u32 = 4;
+    const NODE: u32 = 5;
+    const FAR: u32 = 6;
+    if a.links.contains(&b.id) {
+        return LINKED;
+    }
+    let shared = a.bus.iter().zip(&b.bus).take_while(|(a, b)| a == b).count();
+    match (shared, a.node, b.node) {
+        // The more of the way is common, the closer; a switch deeper than three levels is not met in practice.
+        (1.., _, _) => ROOT - u32::try_from(shared - 1).unwrap_or(u32::MAX).min(ROOT - 1),
+        (0, Some(a), Some(b)) if a != b => FAR,
+        (0, _, _) => NODE,
+    }
 }
 
 /// Whether devices leased earlier are still what is asked for, and still there.
 pub fn still_good(machine: &Machine, ask: &Ask<'_>, grant: &Grant) -> bool {
     let Some(request) = ask.gpu else { return grant.gpus.is_empty() };
     let share = request.memory.map_or(Share::Whole, Share::Memory);
-    let good = |lease: &GpuLease| {
-        lease.share == share && machine.gpus.iter().any(|gpu| gpu.id == lease.gpu && suits(gpu, request))
-    };
+    let good =
+        |lease: &GpuLease| lease.share == share && find(machine, &lease.gpu).is_some_and(|gpu| suits(gpu, request));
     u32::try_from(grant.gpus.len()) == Ok(request.count) && grant.gpus.iter().all(good)
+}
+
+/// The leases of an earlier run for another one, if they serve: the devices well, and the room still there.
+pub fn again(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> Option<Vec<GpuLease>> {
+    let request = ask.gpu?;
+    if !still_good(machine, ask, grant) {
+        return None;
+    }
+    let renew = |lease: &GpuLease| {
+        let gpu = find(machine, &lease.gpu)?;
+        room(gpu, ledger, ask, request).map(|_| GpuLease::of(gpu, lease.share))
+    };
+    grant.gpus.iter().map(renew).collect()
+}
+
+fn find<'a>(machine: &'a Machine, id: &GpuId) -> Option<&'a Gpu> {
+    machine.gpus.iter().find(|gpu| gpu.id == *id)
 }
 
 fn suits(gpu: &Gpu, request: &GpuRequest) -> bool {
@@ -61,11 +144,19 @@ fn suits(gpu: &Gpu, request: &GpuRequest) -> bool {
     model && request.memory.is_none_or(|memory| memory <= gpu.memory)
 }
 
+/// The memory that strangers use, where it is more than what drivers keep.
+fn strangers(gpu: &Gpu) -> u64 {
+    if gpu.foreign.0 > gpu.memory.0 / OVERHEAD_PART { gpu.foreign.0 } else { 0 }
+}
+
 /// The memory free on a device for this request, or none if it cannot be had.
 fn room(gpu: &Gpu, ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> Option<u64> {
+    if !gpu.health.takes_work() {
+        return None;
+    }
     let leases =
         ledger.others(ask.name).flat_map(|(_, holding)| &holding.grant.gpus).filter(|lease| lease.gpu == gpu.id);
-    let mut used = 0u64;
+    let mut used = strangers(gpu);
     for lease in leases {
         match lease.share {
             Share::Whole => return None,
@@ -85,3 +176,6 @@ fn holders(ledger: &Ledger, ask: &Ask<'_>) -> String {
         .collect();
     holders.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,10 +156,11 @@ impl Holding {
 /// Finds a place, the one held before if it still serves.
 pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant, Refusal> {
     admit(machine, ledger, ask)?;
-    let gpus = match (ask.gpu, ask.previous) {
+    let again = ask.previous.and_then(|previous| gpu::again(machine, ledger, ask, previous));
+    let gpus = match (ask.gpu, again) {
         (None, _) => Vec::new(),
-        (Some(_), Some(previous)) if gpu::still_good(machine, ask, previous) => previous.gpus.clone(),
-        (Some(request), _) => gpu::place(machine, ledger, ask, request)?,
+        (Some(_), Some(again)) => again,
+        (Some(request), None) => gpu::place(machine, ledger, ask, request)?,
     };
     with_cpus(machine, ledger, ask, gpus)
 }

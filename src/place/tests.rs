@@ -9,12 +9,9 @@ use crate::model::topology::tests::{flat, two_sockets};
 use proptest::prelude::*;
 use std::fmt::Write;
 
-fn machine(topology: Topology) -> Machine {
-    let gpu = |index: u32, memory: u64| Gpu {
-        id: GpuId(format!("GPU-{index}")),
-        vendor: Vendor::Simulated,
-        model: "Simulated".to_owned(),
-        memory: Bytes(memory << 30),
+pub(super) fn machine(topology: Topology) -> Machine {
+    let gpu = |index: u32, memory: u64| {
+        Gpu::new(GpuId(format!("GPU-{index}")), Vendor::Simulated, "Simulated", Bytes(memory << 30))
     };
     Machine {
         topology,
@@ -28,14 +25,14 @@ fn machine(topology: Topology) -> Machine {
     }
 }
 
-fn spec(name: &str, fields: &str) -> Spec {
+pub(super) fn spec(name: &str, fields: &str) -> Spec {
     let parsed = crate::manifest::parse("x.yaml", format!("name: {name}\ncommand: x\n{fields}\n").as_bytes());
     assert_eq!(parsed.diagnostics, [], "{fields}");
     parsed.workloads.into_iter().next().unwrap().0.as_ref().clone()
 }
 
 /// Places workloads one after the other, as far as they fit.
-fn place_all(machine: &Machine, workloads: &[(&str, &str)]) -> (Ledger, String) {
+pub(super) fn place_all(machine: &Machine, workloads: &[(&str, &str)]) -> (Ledger, String) {
     let mut ledger = Ledger::of(&machine.topology);
     let mut shown = String::new();
     for (name, fields) in workloads {

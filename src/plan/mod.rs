@@ -17,6 +17,7 @@
 
 pub mod backoff;
 mod ceilings;
+pub mod gpu;
 mod guard;
 pub mod kernel;
 mod lifecycle;
@@ -167,6 +168,9 @@ pub fn plan(input: &Input<'_>) -> Plan {
         if decision.is_ready() {
             round.ready.insert(name.clone());
         }
+        if decision.leaves_gpu {
+            round.leaving.insert(name.clone());
+        }
         decisions.push((name, decision));
     }
     // CPUs are settled last, when everyone's grant is known: an exclusive newcomer narrows its neighbours in the same pass.
@@ -213,6 +217,7 @@ pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foregro
     let ledger = Ledger::of(&machine.topology);
     let grant = place::place(machine, &ledger, &Ask::of(&wanted.spec, None))?;
     let kernel::Wanted { settings, mut unhonoured } = kernel::wanted(&wanted.spec.resources, &grant.cpus, machine);
+    unhonoured.extend(grant.gpus.iter().flat_map(|lease| lease.exposure.unhonoured.clone()));
     unhonoured.extend(ceilings::unhonoured(&wanted.spec.process, &machine.ceilings));
     if wanted.spec.job.timeout.is_some() {
         unhonoured.push("timeout is kept by the controller, not by a run in the foreground".to_owned());

@@ -12,6 +12,7 @@ mod drift;
 mod escape;
 mod exec;
 mod foreground;
+mod gpus;
 mod guard;
 mod idle;
 mod jobs;

@@ -76,7 +76,10 @@ impl World {
         if !more.contains(&"--job-cpu-threshold") {
             command.args(["--job-cpu-threshold", "100"]);
         }
-        command.args(["--cgroup-parent", &self.parent, "--simulate-gpus", "2x16Gi"]).args(more);
+        if !more.contains(&"--simulate-gpus") {
+            command.args(["--simulate-gpus", "2x16Gi"]);
+        }
+        command.args(["--cgroup-parent", &self.parent]).args(more);
         command.env_remove("SUDO_UID").stdin(Stdio::null());
         command
     }

@@ -190,12 +190,7 @@ impl Host for Machine {
         self.0.before("survey", None).map_err(failed("survey"))?;
         let all: CpuSet = (0..CPUS).collect();
         let files = Group::new().settings.0.into_keys().collect();
-        let gpu = |index| Gpu {
-            id: GpuId(format!("GPU-{index}")),
-            vendor: Vendor::Simulated,
-            model: "Simulated".to_owned(),
-            memory: Bytes(16 << 30),
-        };
+        let gpu = |index| Gpu::new(GpuId(format!("GPU-{index}")), Vendor::Simulated, "Simulated", Bytes(16 << 30));
         Ok(machine::Machine {
             topology: Topology {
                 online: all.clone(),

@@ -42,6 +42,7 @@ pub(super) fn enter(plan: &Plan<'_>, steps: &mut Steps) -> Result<(), ConfineErr
         let set = unless(!read_only, ATTR_RDONLY) | unless(*suid, ATTR_NOSUID) | unless(*dev, ATTR_NODEV);
         steps.push(Step::Grab { slot, path: text(source)?, set, clear: 0, recursive: 1, links: 0 });
     }
+    super::shown::grab(plan, steps)?;
     if let Rootfs::Directory { path, changes } = &plan.process.rootfs {
         return directory(plan, path, *changes, steps);
     }

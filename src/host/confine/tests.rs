@@ -38,6 +38,7 @@ fn plan<'a>(name: &'a Name, process: &'a Process, env: &'a BTreeMap<String, Stri
         mountpoint,
         layer: None,
         dev,
+        mounts: &[],
         hidden: &HIDDEN,
         ids: None,
         ceilings: &CEILINGS,

@@ -7,10 +7,10 @@ use crate::host::processes::Run;
 use crate::host::sources::{self, Hidden};
 use crate::host::spawn::{Namespaces, Spawn, Stdio, spawn};
 use crate::host::traces::make_private;
-use crate::host::{Host, HostError, Start, chain, layers};
+use crate::host::{Host, HostError, Start, chain, dev, layers};
 use crate::init::wire;
 use crate::model::cgroup::Generation;
-use crate::model::isolation::Changes;
+use crate::model::isolation::{Changes, Rootfs};
 use crate::model::name::Name;
 use crate::model::record::Record;
 use crate::model::spec;
@@ -27,6 +27,10 @@ pub(super) struct Paths {
     tasks: Vec<PathBuf>,
     hidden: Hidden,
     layer: Option<PathBuf>,
+    /// The folder that becomes its `/dev`.
+    dev: PathBuf,
+    /// What its devices need to be shown.
+    mounts: Vec<(String, String)>,
 }
 
 impl Linux {
@@ -44,7 +48,8 @@ impl Linux {
             shows_cgroup: self.backend.support().generation == Generation::Unified,
             mountpoint: &self.mountpoint,
             layer: paths.layer.as_deref(),
-            dev: &self.dev,
+            dev: &paths.dev,
+            mounts: &paths.mounts,
             hidden: &paths.hidden,
             ids: record.ids.filter(|_| record.spec.process.security.user_namespace),
             ceilings: &self.ceilings,
@@ -67,6 +72,12 @@ impl Linux {
             hidden,
             process,
             layer: layers.map(|layers| layers::folder(layers, &spec.name)),
+            dev: if nodes(record).next().is_some() {
+                dev::own(&self.options.runtime, &spec.name)
+            } else {
+                self.dev.clone()
+            },
+            mounts: mounts(record),
         })
     }
 
@@ -89,6 +100,10 @@ impl Linux {
         let directory = self.backend.directory(name)?;
         let paths = self.paths(record)?;
         paths.layer.as_deref().map_or(Ok(()), layers::prepare)?;
+        let granted: BTreeMap<&str, &str> = nodes(record).collect();
+        if !granted.is_empty() {
+            dev::prepare_own(&self.options.runtime, name, &granted)?;
+        }
         let plan = self.confine(record, start.env, &paths);
         let security = &record.spec.process.security;
         let filters = self.seccomp.filters(&security.seccomp, &security.capabilities)?;
@@ -121,5 +136,24 @@ impl Linux {
         let _ = self.backend.kill(name);
         let _ = self.backend.remove(name);
         let _ = self.traces.abandon(name, instance);
+        let _ = dev::remove(&self.options.runtime, name);
     }
+}
+
+/// The device nodes a run is granted: where in its box, and which of the host's.
+fn nodes(record: &Record) -> impl Iterator<Item = (&str, &str)> {
+    let leases = record.grant.iter().flat_map(|grant| &grant.gpus);
+    leases.flat_map(|lease| lease.exposure.nodes.iter().map(|(inside, host)| (inside.as_str(), host.as_str())))
+}
+
+/// What is to be shown for its devices, less what it sees anyway: the host's own view has everything but what is private to a box.
+fn mounts(record: &Record) -> Vec<(String, String)> {
+    let leases = record.grant.iter().flat_map(|grant| &grant.gpus);
+    let all: BTreeMap<&String, &String> = leases.flat_map(|lease| &lease.exposure.mounts).collect();
+    let is_seen = |target: &str, source: &str| {
+        let private = ["/run/", "/tmp/", "/dev/", "/var/run/"].iter().any(|folder| target.starts_with(folder));
+        target == source && !private && record.spec.process.rootfs == Rootfs::Host
+    };
+    let wanted = all.into_iter().filter(|(target, source)| !is_seen(target, source));
+    wanted.map(|(target, source)| (target.clone(), source.clone())).collect()
 }

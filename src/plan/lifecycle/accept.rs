@@ -2,6 +2,7 @@
 
 use super::end::is_last;
 use crate::model::desired::{Desired, Held, Wanted};
+use crate::model::gpu::GpuRequest;
 use crate::model::observed::Observed;
 use crate::model::record::{Record, Rollout};
 use crate::model::replica::Strategy;
@@ -114,13 +115,20 @@ pub(in crate::plan) fn replacement_reasons(from: &Arc<Spec>, to: &Arc<Spec>) -> 
         ("security", old.security == new.security),
         ("rlimits", old.rlimits == new.rlimits),
         ("oomScoreAdj", old.oom_score_adj == new.oom_score_adj),
-        ("gpu", from.gpu == to.gpu),
+        ("gpu", is_same_gpu(from.gpu.as_ref(), to.gpu.as_ref())),
     ] {
         if !same {
             fields.push(field);
         }
     }
     fields
+}
+
+fn is_same_gpu(from: Option<&GpuRequest>, to: Option<&GpuRequest>) -> bool {
+    match (from, to) {
+        (Some(from), Some(to)) => from.is_same_device(to),
+        (from, to) => from.is_none() && to.is_none(),
+    }
 }
 
 pub(super) fn accepted(record: &Record, desired: &Desired, course: Option<&Course>, changed: bool) -> Finding {

@@ -12,11 +12,13 @@
 //! | `schedule` | which times of a scheduled job have come, and what becomes of those that could not be kept |
 //! | `end` | a stop that is under way, and what the end of a run means |
 //! | `fitness` | whether a run that should go on may, by its probes |
+//! | `gpus` | whether it may stay on its GPUs |
 //! | `work` | the step and the verdict, once all is decided |
 
 mod accept;
 mod end;
 mod fitness;
+mod gpus;
 mod order;
 mod schedule;
 mod start;
@@ -49,6 +51,8 @@ pub(super) struct Decision {
     phase: Phase,
     findings: Vec<Finding>,
     wake_at: Option<Timestamp>,
+    /// Whether it is stopped to leave a draining GPU.
+    pub(super) leaves_gpu: bool,
 }
 
 impl Decision {
@@ -78,6 +82,8 @@ pub(super) struct Round {
     pub ready: BTreeSet<Name>,
     /// What updates mean for those that do not simply take what is wanted.
     pub courses: BTreeMap<Name, Course>,
+    /// Those that are stopped in this pass to leave a draining GPU.
+    pub leaving: BTreeSet<Name>,
 }
 
 /// Where a workload should get to.
@@ -109,7 +115,8 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
         _ if record.spec.suspend => Target::Suspended,
         _ => Target::Run,
     };
-    let mut case = Case { input, ledger, ready: &round.ready, record, target, findings: Vec::new() };
+    let (ready, leaving, findings) = (&round.ready, &round.leaving, Vec::new());
+    let mut case = Case { input, ledger, ready, leaving, record, target, findings, leaves_gpu: false };
     case.findings.push(accepted(&case.record, input.desired, course, changed));
     case.follow_schedule(seen);
     match &seen.instance {
@@ -123,7 +130,7 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
 fn unexplained(reason: &str) -> Decision {
     let ready = Finding { kind: ConditionKind::Ready, status: false, reason: "Unknown", message: reason.to_owned() };
     let next = Next::Rest { reason: reason.to_owned() };
-    Decision { record: None, next, phase: Phase::Pending, findings: vec![ready], wake_at: None }
+    Decision { record: None, next, phase: Phase::Pending, findings: vec![ready], wake_at: None, leaves_gpu: false }
 }
 
 /// Nothing is known about it but what lies around: a crash came between making a cgroup and starting something in it.
@@ -136,6 +143,7 @@ fn leftovers(seen: &Observed) -> Decision {
         phase: Phase::Stopping,
         findings: Vec::new(),
         wake_at: None,
+        leaves_gpu: false,
     }
 }
 
@@ -144,14 +152,17 @@ struct Case<'a, 'b> {
     input: &'a Input<'a>,
     ledger: &'b mut Ledger,
     ready: &'b BTreeSet<Name>,
+    leaving: &'b BTreeSet<Name>,
     record: Record,
     target: Target,
     findings: Vec<Finding>,
+    leaves_gpu: bool,
 }
 
 impl Case<'_, '_> {
     fn decision(self, phase: Phase, next: Next, wake_at: Option<Timestamp>) -> Decision {
-        Decision { record: Some(self.record), next, phase, findings: self.findings, wake_at }
+        let Case { record, findings, leaves_gpu, .. } = self;
+        Decision { record: Some(record), next, phase, findings, wake_at, leaves_gpu }
     }
 
     fn find(&mut self, kind: ConditionKind, status: bool, reason: &'static str, message: impl Into<String>) {
@@ -186,7 +197,11 @@ impl Case<'_, '_> {
             Target::Run if timed_out => {
                 self.record.spec.job.timeout.map(|timeout| format!("it took longer than {}", format_duration(timeout)))
             }
-            Target::Run => None,
+            Target::Run => {
+                let reason = self.leaves_its_gpu();
+                self.leaves_gpu = reason.is_some();
+                reason
+            }
         };
         if let Some(reason) = reason {
             let at_once = self.input.shutdown == Some(Shutdown::AtOnce);

@@ -3,7 +3,7 @@
 use super::{Decision, Next};
 use crate::model::cgroup::{Shrink, Write};
 use crate::model::exit::{Exit, Outcome};
-use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES};
+use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES, VISIBLE_DEVICES_AMD, Vendor};
 use crate::model::name::Name;
 use crate::model::record::Record;
 use crate::model::spec::{Kind, Process, REPLICA_VARIABLE};
@@ -18,7 +18,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Turns a decision into work, now that every grant is known.
 pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, decision: Decision, plan: &mut Plan) {
-    let Decision { record, next, mut phase, mut findings, mut wake_at } = decision;
+    let Decision { record, next, mut phase, mut findings, mut wake_at, leaves_gpu: _ } = decision;
     let mut observed_generation = 0;
     let starts = matches!(next, Next::Start);
     let mut work = match (next, &record) {
@@ -121,6 +121,10 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
         resources.memory.request = grant.requested.memory;
     }
     let wanted = kernel::wanted(&resources, &cpus, machine);
+    let leases = record.grant.iter().flat_map(|grant| &grant.gpus);
+    for unhonoured in leases.flat_map(|lease| &lease.exposure.unhonoured) {
+        find(ConditionKind::Degraded, "GpuNotHonoured", unhonoured);
+    }
     for unhonoured in wanted.unhonoured.iter().chain(&ceilings::unhonoured(&record.spec.process, &machine.ceilings)) {
         find(ConditionKind::Degraded, "NotHonoured", unhonoured);
     }
@@ -141,9 +145,19 @@ pub fn environment(record: &Record) -> BTreeMap<String, String> {
         env.entry(REPLICA_VARIABLE.to_owned()).or_insert_with(|| index.to_string());
     }
     let leases = record.grant.as_ref().map_or(&[][..], |grant| &grant.gpus);
+    for lease in leases {
+        env.extend(lease.exposure.env.clone());
+    }
     if let Some(first) = leases.first() {
         let devices: Vec<&str> = leases.iter().map(|lease| lease.gpu.0.as_str()).collect();
-        env.insert(VISIBLE_DEVICES.to_owned(), devices.join(","));
+        let variable = match first.vendor {
+            Vendor::Simulated | Vendor::Nvidia => VISIBLE_DEVICES,
+            Vendor::Amd => VISIBLE_DEVICES_AMD,
+        };
+        // What ROCm cannot be told by name it would take for nothing at all.
+        if devices.iter().all(|device| !device.starts_with("PCI-")) {
+            env.insert(variable.to_owned(), devices.join(","));
+        }
         if let Share::Memory(bytes) = first.share {
             env.insert(SHARE_BYTES.to_owned(), bytes.0.to_string());
         }

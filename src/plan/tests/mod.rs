@@ -1,6 +1,7 @@
 //! Plans as text: what a pass does about a small world, printed.
 
 mod crashes;
+mod gpus;
 mod guard;
 mod jobs;
 mod lives;

@@ -55,12 +55,7 @@ impl World {
             "cpuset.cpus",
             "pids.max",
         ];
-        let gpu = |index: u32| Gpu {
-            id: GpuId(format!("GPU-{index}")),
-            vendor: Vendor::Simulated,
-            model: "Simulated".to_owned(),
-            memory: Bytes(16 << 30),
-        };
+        let gpu = |index: u32| Gpu::new(GpuId(format!("GPU-{index}")), Vendor::Simulated, "Simulated", Bytes(16 << 30));
         World {
             files: BTreeMap::new(),
             records: BTreeMap::new(),
