@@ -3,7 +3,9 @@
 use super::kernel;
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -128,7 +130,7 @@ impl World {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         self.controller = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
         // An answer, not a connection: the socket of one that was killed may live on in a child of it for a moment.
-        let ready = || self.ctl(&["ps"]).code == 0;
+        let ready = || self.ask("/v1/health").is_some();
         eventually_or(ready, || format!("the controller does not answer: {}", self.log()));
     }
 
@@ -179,6 +181,17 @@ impl World {
         let output =
             Command::new(PROGRAM).args(args).arg("--socket").arg(socket).stdin(Stdio::null()).output().unwrap();
         output.into()
+    }
+
+    /// What the controller answers to a GET, without the cost of a program in between; none if it does not answer.
+    pub fn ask(&self, path: &str) -> Option<Value> {
+        let mut stream = UnixStream::connect(self.socket()).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.starts_with("HTTP/1.1 200").then(|| serde_json::from_str(body).unwrap())
     }
 
     /// `ps -o json`.
