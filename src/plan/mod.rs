@@ -165,6 +165,7 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let mut decisions: Vec<(Name, lifecycle::Decision)> = Vec::new();
     for name in in_order(input) {
         let decision = lifecycle::decide(input, &mut ledger, &round, &name);
+        keep_leases(input, &mut ledger, &name);
         if decision.is_ready() {
             round.ready.insert(name.clone());
         }
@@ -180,6 +181,23 @@ pub fn plan(input: &Input<'_>) -> Plan {
         lifecycle::settle(input, &ledger, name, decision, &mut plan);
     }
     plan
+}
+
+/// A step that is under way was decided on the grant that is recorded: its GPUs are not free, whatever this pass would rather give.
+fn keep_leases(input: &Input<'_>, ledger: &mut Ledger, name: &Name) {
+    let record = input.records.get(name).filter(|_| input.busy.contains(name));
+    let Some((record, grant)) = record.and_then(|record| Some((record, record.grant.as_ref()?))) else { return };
+    if grant.gpus.is_empty() {
+        return;
+    }
+    let recorded = || Holding { resources: record.spec.resources.clone(), grant: grant.clone() };
+    let mut holding = ledger.get(name).cloned().unwrap_or_else(recorded);
+    for lease in &grant.gpus {
+        if !holding.grant.gpus.contains(lease) {
+            holding.grant.gpus.push(lease.clone());
+        }
+    }
+    ledger.put(name.clone(), holding);
 }
 
 /// Decides again about those whose turn in an update it is, now that it is known who is ready. Answers when to look again.

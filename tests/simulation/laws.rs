@@ -1,10 +1,11 @@
 //! What must hold whatever happens, checked at the instant it could be broken.
 
-use crate::kernel::{RunId, Stage};
+use crate::kernel::{Run, RunId, Stage};
 use crate::world::{Sim, World};
 use containerctl::host::processes::Run as Key;
 use containerctl::model::cpuset::CpuSet;
 use containerctl::model::exit::Outcome;
+use containerctl::model::gpu::{GpuLease, Share};
 use containerctl::model::name::Name;
 use containerctl::model::record::Record;
 use containerctl::model::spec::{Kind, Spec};
@@ -109,6 +110,25 @@ impl World {
         }
         if self.kernel.runs.iter().any(|run| run.in_group && run.name == *name) {
             self.violate(format!("run {} of {name} is started in a group that is not empty", record.instance));
+        }
+    }
+
+    /// No GPU is given twice: of whoever is started, nobody that lives holds one whole, whatever crashed in between.
+    pub fn law_gpus_are_leased_once(&mut self, record: &Record) {
+        let devices = |record: &Record| -> Vec<GpuLease> {
+            record.grant.as_ref().map(|grant| grant.gpus.clone()).unwrap_or_default()
+        };
+        let mine = devices(record);
+        let clash = |run: &&Run| {
+            let is_held = |lease: &GpuLease| {
+                mine.iter().any(|own| own.gpu == lease.gpu && [own.share, lease.share].contains(&Share::Whole))
+            };
+            run.stage != Stage::Gone && run.name != record.spec.name && devices(&run.record).iter().any(is_held)
+        };
+        let other = self.kernel.runs.iter().find(clash).map(|run| run.name.clone());
+        // When records were lost, and the traces of the run with them, nobody can know.
+        if let (Some(other), false) = (other, self.lost_writes) {
+            self.violate(format!("{} is started on a GPU of {other}, which lives", record.spec.name));
         }
     }
 

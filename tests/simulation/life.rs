@@ -18,6 +18,7 @@ impl World {
     pub fn spawn_run(&mut self, record: &Record, folder: u64) {
         let name = &record.spec.name;
         self.law_one_at_a_time(name, record);
+        self.law_gpus_are_leased_once(record);
         self.law_jobs_complete_once(record);
         let pid = self.kernel.next_pid;
         self.kernel.next_pid += 2;

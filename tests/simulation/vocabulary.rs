@@ -6,7 +6,7 @@ use crate::rng::Rng;
 const COMMON: &str = "restart: {initialDelay: 100ms, maxDelay: 5s, resetAfter: 10s}\nstop: {grace: 1s}\n";
 
 /// Good manifests. Those with a restart or stop of their own come without [`COMMON`].
-const GOOD: [&str; 12] = [
+const GOOD: [&str; 13] = [
     "command: serve\n",
     "command: serve --new\ncpu: 1\n",
     "command: serve\ncpu: 500m\nmemory: 64M\n",
@@ -15,6 +15,7 @@ const GOOD: [&str; 12] = [
     "command: serve\ncpu: {class: exclusive, request: 2}\npriority: 5\n",
     "command: serve\nsuspend: true\n",
     "command: train\ngpu: true\n",
+    "command: train\ngpu: {memory: 9Gi}\n",
     "kind: job\ncommand: work\n",
     "kind: job\ncommand: work --harder\ncpu: 250m\n",
     "kind: job\ncommand: work\nrestart: never\nstop: {grace: 500ms}\n",

@@ -111,3 +111,15 @@ fn keep_keeps_and_stop_stops() {
     let stops = world.plan().work.into_iter().filter(|work| matches!(work.act, Act::Stop { .. })).count();
     assert_eq!(stops, 0);
 }
+
+#[test]
+fn a_start_under_way_keeps_its_device_although_its_manifest_has_changed() {
+    let mut world = World::new(4);
+    world.file("a.yaml", "command: a\ngpu: true");
+    let work = world.plan().work.remove(0);
+    world.records.insert(work.name.clone(), work.record.unwrap());
+    world.busy.insert(work.name);
+    world.file("a.yaml", "command: a").file("b.yaml", "command: b\ngpu: 2");
+    let starts = world.plan().work.into_iter().filter(|work| matches!(work.act, Act::Start { .. })).count();
+    assert_eq!(starts, 0);
+}
