@@ -71,7 +71,7 @@ mod tests {
         let name: Name = "web".parse().unwrap();
         let run = |number| {
             let life = Life::Running { pid: 7 };
-            let instance = Some(Instance { number, record: None, started: None, life });
+            let instance = Some(Instance { number, record: None, started: None, began: None, life });
             Observed { instance, ..Observed::default() }
         };
         let (own, other) = (Some(FolderId { device: 1, inode: 1 }), Some(FolderId { device: 1, inode: 2 }));

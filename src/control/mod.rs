@@ -32,6 +32,7 @@ pub mod watch;
 
 use crate::host::{Host, HostError, chain};
 use crate::manifest::Parsed;
+use crate::model::clock::Time;
 use crate::model::event::News;
 use crate::model::label::HostLabels;
 use crate::model::name::Name;
@@ -278,9 +279,8 @@ impl Controller {
 
     /// One pass: plans, begins the work, tells how things stand. Answers when to look again.
     fn pass(&mut self) -> Instant {
-        let now = self.host.now();
-        self.state.bound_setbacks(now);
-        for name in self.state.blind_and_due(now) {
+        let now = self.host.time();
+        for name in self.state.blind_and_due(now.steady) {
             self.look(&name);
         }
         if self.state.has_waiting_job()
@@ -302,7 +302,7 @@ impl Controller {
             plan.work.retain(|work| !matches!(work.act, Act::Start { .. }));
         }
         self.state.add_unsaved(&mut plan, now);
-        let deadline = self.deadline(&plan, now);
+        let deadline = self.deadline(&plan, now.wall);
         tracing::debug!(steps = plan.work.len(), "pass");
         // Begun before it is told, so that what is told is what is remembered by now.
         for work in plan.work.drain(..) {
@@ -332,7 +332,7 @@ impl Controller {
         scan.map_or(plan_at, |scan| scan.min(plan_at))
     }
 
-    fn publish(&mut self, plan: &Plan, now: Timestamp) {
+    fn publish(&mut self, plan: &Plan, now: Time) {
         if !self.state.has_looked() {
             // Every manifest would be told as unread, and as mended a moment later.
             return;

@@ -48,7 +48,7 @@ impl Controller {
         tracing::error!(job = ?job, "a job panicked; help: please report it with the lines above");
         match job {
             Job::Workload(name) => {
-                self.state.set_back(name, message.to_owned(), self.host.now());
+                self.state.set_back(name, message.to_owned(), self.host.steady());
                 self.see(name, Err(HostError::Panicked));
             }
             Job::Scan => {
@@ -81,8 +81,7 @@ impl Controller {
         } else {
             tracing::error!(workload = %name, step = step_name(&work.act), error = message, "step failed");
         }
-        let now = self.host.now();
-        self.state.set_back(name, message, now);
+        self.state.set_back(name, message, self.host.steady());
     }
 
     fn see(&mut self, name: &Name, seen: Result<Observed, HostError>) {
@@ -93,7 +92,7 @@ impl Controller {
                 let message = chain(&error);
                 tracing::error!(workload = %name, error = message, "cannot look at it");
                 self.state.blind(name);
-                self.state.set_back(name, message, self.host.now());
+                self.state.set_back(name, message, self.host.steady());
                 None
             }
         };
@@ -115,14 +114,14 @@ impl Controller {
                 self.state.setbacks.clear();
             }
             Command::Approve { reply } => {
-                let approved = self.state.approve(self.host.now());
+                let approved = self.state.approve(self.host.time());
                 for name in &approved {
                     self.tell(vec![News::normal(name, "DeletionApproved", "somebody has consented to its deletion")]);
                 }
                 let _ = reply.send(approved);
             }
             Command::Plan { files, reply } => {
-                let now = self.host.now();
+                let now = self.host.time();
                 let preview = match files {
                     Some(files) => {
                         let (desired, diagnostics) = self.state.imagine(&files);

@@ -8,11 +8,11 @@
 
 use super::state::State;
 use crate::host::{Ask, Host};
+use crate::model::clock::Steady;
 use crate::model::isolation::Network;
 use crate::model::name::Name;
 use crate::model::observed::Life;
 use crate::model::probe::{Answer, Probe, ProbeKind, ProbeStatus, Probes, Standing};
-use crate::model::time::Timestamp;
 use crate::plan::environment;
 use crate::plan::probe::{Run, Tally};
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ pub struct Probed {
     instance: u64,
     pid: u32,
     /// When its command began.
-    born: Option<Timestamp>,
+    born: Option<Steady>,
     network: Network,
     env: BTreeMap<String, String>,
     probes: Arc<Probes>,
@@ -76,7 +76,7 @@ fn wanted(state: &State, before: &Wanted) -> Wanted {
             Arc::new(Probed {
                 instance: instance.number,
                 pid: *pid,
-                born: instance.started,
+                born: instance.began,
                 network: started_as.spec.process.network,
                 env: environment(started_as),
                 probes: Arc::new(record.spec.probes.clone()),
@@ -131,7 +131,7 @@ pub struct Prober {
     pub entropy: u64,
     tries: Arc<Semaphore>,
     /// Whatever began before this was begun by another controller.
-    began: Timestamp,
+    began: Steady,
 }
 
 /// Somebody being asked.
@@ -148,7 +148,7 @@ impl Drop for Watch {
 
 impl Prober {
     pub fn new(host: Arc<dyn Host>, board: Arc<Board>, entropy: u64) -> Prober {
-        let began = host.now();
+        let began = host.steady();
         Prober { host, board, entropy, tries: Arc::new(Semaphore::new(TRIES_MAX)), began }
     }
 
@@ -187,7 +187,7 @@ impl Prober {
     /// Asks one run, for as long as it is wanted.
     async fn follow(self, name: Name, mut probed: cell::Receiver<Arc<Probed>>) {
         let mut asked = Arc::clone(&probed.borrow_and_update());
-        let age = asked.born.map_or(AGE_UNKNOWN, |born| self.host.now().since(born));
+        let age = asked.born.map_or(AGE_UNKNOWN, |born| self.host.steady().since(born));
         let adopted = asked.born.is_none_or(|born| born < self.began);
         let run = Run { instance: asked.instance, pid: asked.pid, age, adopted };
         let begun = Instant::now();

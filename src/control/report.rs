@@ -86,7 +86,7 @@ pub fn status(
         _ => None,
     };
     let settings = seen.group.as_ref().map(|group| group.settings.0.clone()).unwrap_or_default();
-    let conditions = conditions(verdict, before, input.now);
+    let conditions = conditions(verdict, before, input.clock.wall);
     let ready = conditions.iter().any(|condition| condition.kind == ConditionKind::Ready && condition.status);
     Some(Status {
         name: name.clone(),

@@ -150,14 +150,15 @@ impl Controller {
 
     /// Whether every workload is down; one that not even a kill has ended within [`SHUTDOWN_MAX`] counts.
     fn is_down(&self) -> bool {
-        let now = self.host.now();
+        let time = self.host.time();
+        let clock = time.of_boot(&self.state.machine.boot_id);
         let killed = |name: &Name| {
             let stopping = self.state.records.get(name).and_then(|record| record.stopping.as_ref());
-            stopping.and_then(|stopping| stopping.killed.map(|_| stopping.since))
+            stopping.and_then(|stopping| stopping.killed.as_ref().map(|_| &stopping.since))
         };
         let gone = |(name, seen): (&Name, &Observed)| match &seen.instance {
             Some(Instance { life: Life::Starting | Life::Running { .. }, .. }) => {
-                killed(name).is_some_and(|since| now.since(since) > SHUTDOWN_MAX)
+                killed(name).is_some_and(|since| clock.since(since) > SHUTDOWN_MAX)
             }
             _ => true,
         };

@@ -12,6 +12,7 @@ use crate::host::CpuTimes;
 use crate::manifest::Parsed;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::gather::gather;
+use crate::model::clock::{Steady, Time};
 use crate::model::desired::{Desired, Held};
 use crate::model::event::News;
 use crate::model::label::HostLabels;
@@ -21,7 +22,6 @@ use crate::model::observed::{Life, Observed};
 use crate::model::probe::Standing;
 use crate::model::record::Record;
 use crate::model::spec::Kind;
-use crate::model::time::Timestamp;
 use crate::model::usage::Usage;
 use crate::plan::strain::Strains;
 use crate::plan::{Input, Plan, Setback, Shutdown, Verdict, plan};
@@ -177,7 +177,7 @@ impl State {
     }
 
     /// Consents to the deletions that wait for it, and names them.
-    pub fn approve(&mut self, now: Timestamp) -> BTreeSet<Name> {
+    pub fn approve(&mut self, now: Time) -> BTreeSet<Name> {
         let guarded = self.plan(None, now).guarded;
         self.approved.extend(guarded.iter().cloned());
         guarded
@@ -188,11 +188,11 @@ impl State {
     }
 
     /// Plans a pass, for the folder as it is or as it might be.
-    pub fn plan(&self, desired: Option<&Desired>, now: Timestamp) -> Plan {
+    pub fn plan(&self, desired: Option<&Desired>, now: Time) -> Plan {
         plan(&self.input(desired.unwrap_or(&self.desired), now))
     }
 
-    fn input<'a>(&'a self, desired: &'a Desired, now: Timestamp) -> Input<'a> {
+    fn input<'a>(&'a self, desired: &'a Desired, now: Time) -> Input<'a> {
         Input {
             desired,
             records: &self.records,
@@ -209,7 +209,7 @@ impl State {
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: self.job_threshold_percent,
             shutdown: self.shutdown,
-            now,
+            clock: now.of_boot(&self.machine.boot_id),
             entropy: self.entropy,
         }
     }
@@ -219,7 +219,7 @@ impl State {
         &mut self,
         plan: &Plan,
         before: &Snapshot,
-        now: Timestamp,
+        now: Time,
         cgroup: impl Fn(&Name) -> String,
     ) -> Snapshot {
         let input = self.input(&self.desired, now);
@@ -367,7 +367,7 @@ impl State {
     }
 
     /// Workloads to try to look at again.
-    pub fn blind_and_due(&self, now: Timestamp) -> Vec<Name> {
+    pub fn blind_and_due(&self, now: Steady) -> Vec<Name> {
         let due = |name: &&Name| self.setbacks.get(*name).is_none_or(|setback| setback.retry_at <= now);
         self.blind.iter().filter(|name| !self.in_flight.contains(*name)).filter(due).cloned().collect()
     }
@@ -377,15 +377,8 @@ impl State {
         self.blind.insert(name.clone());
     }
 
-    /// A clock that was set back must not make a failed step wait longer than the longest wait.
-    pub fn bound_setbacks(&mut self, now: Timestamp) {
-        for setback in self.setbacks.values_mut() {
-            setback.retry_at = setback.retry_at.min(now.plus(SETBACK_MAX));
-        }
-    }
-
     /// Notes that a step failed, and when to try again.
-    pub fn set_back(&mut self, name: &Name, message: String, now: Timestamp) {
+    pub fn set_back(&mut self, name: &Name, message: String, now: Steady) {
         let failures = self.setbacks.get(name).map_or(0, |setback| setback.failures) + 1;
         let delay = SETBACK_FIRST.saturating_mul(1 << (failures - 1).min(16)).min(SETBACK_MAX);
         self.setbacks.insert(name.clone(), Setback { message, failures, retry_at: now.plus(delay) });

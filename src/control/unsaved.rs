@@ -4,8 +4,8 @@
 //! started again. Then the step is taken all the same, and a crash before the disk recovers forgets what led to it.
 
 use super::state::State;
+use crate::model::clock::Time;
 use crate::model::name::Name;
-use crate::model::time::Timestamp;
 use crate::plan::{Act, Plan, Work};
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl Unsaved {
 
 impl State {
     /// Has records that were refused put again: with the workload's step, or by themselves.
-    pub fn add_unsaved(&self, plan: &mut Plan, now: Timestamp) {
+    pub fn add_unsaved(&self, plan: &mut Plan, now: Time) {
         for name in self.unsaved.0.keys() {
             let Some(record) = self.records.get(name) else { continue };
             if let Some(work) = plan.work.iter_mut().find(|work| work.name == *name) {
@@ -43,7 +43,8 @@ impl State {
                 continue;
             }
             match self.setbacks.get(name).map(|setback| setback.retry_at) {
-                Some(retry_at) if now < retry_at => {
+                Some(retry_at) if now.steady < retry_at => {
+                    let retry_at = now.wall_at(retry_at);
                     plan.wake_at = Some(plan.wake_at.map_or(retry_at, |at| at.min(retry_at)));
                 }
                 _ if self.in_flight.contains(name) => {}

@@ -7,6 +7,7 @@ use super::HostError;
 use super::processes::{Init, Reaped, Run};
 use super::traces::{Process, Trace};
 use crate::init::wire::Step;
+use crate::model::clock::Steady;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::name::Name;
 use crate::model::observed::{Group, Instance, Life, Observed};
@@ -25,6 +26,9 @@ pub trait Witness {
 
     /// Watches an init unless it is watched already. False if it is not that process, or has ended.
     fn adopt(&self, run: &Run, init: Process) -> Result<bool, HostError>;
+
+    /// When a process of this boot began.
+    fn began(&self, process: Process) -> Steady;
 
     /// Whether the run's init is watched and has not been seen to end.
     fn is_running(&self, run: &Run) -> bool;
@@ -51,9 +55,13 @@ pub fn observe(witness: &impl Witness, name: &Name, group: Option<Group>) -> Res
         let instance = untraced(witness, name, group.as_ref())?;
         return Ok(Observed { instance, group, left_traces: false });
     };
+    let here = trace.started.filter(|_| witness.is_this_boot(&trace.boxed.boot_id));
+    // Zero is what init says of itself where it could not read it.
+    let command = here.map(|started| started.command).filter(|command| command.start_ticks > 0);
     let instance = life(witness, name, &trace, group.as_ref())?.map(|life| Instance {
         number: trace.number,
         started: trace.started.map(|started| started.at),
+        began: command.map(|command| witness.began(command)),
         record: trace.boxed.record,
         life,
     });
@@ -110,7 +118,7 @@ fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group
 /// A run whose traces are lost, told by what is in its group: an init of ours, and the command that init started.
 fn untraced(witness: &impl Witness, name: &Name, group: Option<&Group>) -> Result<Option<Instance>, HostError> {
     let life = in_group(witness, &(name.clone(), 0), group)?;
-    Ok(life.map(|life| Instance { number: 0, record: None, started: None, life }))
+    Ok(life.map(|life| Instance { number: 0, record: None, started: None, began: None, life }))
 }
 
 /// The life of an init of ours in the group, which is watched from then on.

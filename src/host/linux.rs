@@ -7,6 +7,7 @@
 mod begin;
 
 use super::cgroup::{self, Backend};
+use super::clock::{self, Clocks};
 use super::confine;
 use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact};
 use super::gpu::{Gpus, Source};
@@ -21,6 +22,7 @@ use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, dev, layers
 use crate::init;
 use crate::init::wire::Step;
 use crate::model::cgroup::Write;
+use crate::model::clock::Steady;
 use crate::model::cpuset::CpuSet;
 use crate::model::machine::{Ceilings, Machine};
 use crate::model::name::Name;
@@ -74,6 +76,7 @@ pub struct Linux {
     mountpoint: PathBuf,
     dev: PathBuf,
     boot_id: String,
+    clocks: Clocks,
     pub(super) seccomp: Compiler,
     landlock: u32,
     gpus: Gpus,
@@ -109,6 +112,7 @@ impl Linux {
             mountpoint,
             dev,
             boot_id,
+            clocks: Clocks::new(),
             seccomp,
             landlock,
             gpus,
@@ -154,6 +158,10 @@ impl Witness for Linux {
         Ok(self.processes.adopt(run, init)?)
     }
 
+    fn began(&self, process: Process) -> Steady {
+        self.clocks.at_tick(process.start_ticks)
+    }
+
     fn is_running(&self, run: &Run) -> bool {
         self.processes.is_running(run)
     }
@@ -185,6 +193,10 @@ impl Host for Linux {
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::default().plus(since)
+    }
+
+    fn steady(&self) -> Steady {
+        clock::steady()
     }
 
     fn instant(&self) -> Instant {

@@ -1,9 +1,10 @@
 //! The host: the only module that touches kernel, clock and devices.
 //!
 //! [`Host`] is what the rest of the program needs of a machine; [`linux::Linux`] is the real one. Calls may wait for the kernel and belong
-//! on a thread of their own, but for [`Host::now`], [`Host::instant`] and [`Host::cpu_times`], which take microseconds; none makes a choice.
+//! on a thread of their own, but for [`Host::now`], [`Host::steady`], [`Host::instant`] and [`Host::cpu_times`], which take microseconds; none makes a choice.
 
 pub mod cgroup;
+mod clock;
 pub mod confine;
 pub mod dev;
 pub mod exec;
@@ -27,6 +28,7 @@ pub mod topology;
 pub mod traces;
 
 use crate::model::cgroup::Write;
+use crate::model::clock::{Steady, Time};
 use crate::model::isolation::Network;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
@@ -90,7 +92,15 @@ pub struct Ask<'a> {
 pub trait Host: Send + Sync {
     fn now(&self) -> Timestamp;
 
-    /// A clock that nobody sets.
+    /// The clock that nobody sets.
+    fn steady(&self) -> Steady;
+
+    /// Both.
+    fn time(&self) -> Time {
+        Time { wall: self.now(), steady: self.steady() }
+    }
+
+    /// The clock that nobody sets, for timers.
     fn instant(&self) -> Instant;
 
     /// The machine's facts as they are now.

@@ -5,7 +5,9 @@
 
 use super::record::Record;
 
-const VERSION: u8 = 1;
+/// Version 2 keeps the times of waits by two clocks, version 1 by that on the wall alone.
+const VERSION: u8 = 2;
+const VERSION_MIN: u8 = 1;
 const HEAD_BYTES: usize = 5;
 
 /// Why bytes are no record.
@@ -36,7 +38,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     let short = || DecodeError::Short { len: bytes.len() };
     let (version, rest) = bytes.split_first().ok_or_else(short)?;
     let (checksum, json) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-    if *version != VERSION {
+    if !(VERSION_MIN..=VERSION).contains(version) {
         return Err(DecodeError::Version { version: *version });
     }
     if crc32fast::hash(json) != u32::from_le_bytes(*checksum) {
@@ -49,6 +51,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
 mod tests {
     use super::*;
     use crate::manifest::parse;
+    use crate::model::clock::Moment;
     use crate::model::exit::{Exit, Outcome};
     use crate::model::gpu::{Exposure, GpuId, GpuLease, Share, Vendor};
     use crate::model::record::{Grant, Requested, Stopping};
@@ -76,7 +79,7 @@ mod tests {
             }),
             restarts: 2,
             failures: 1,
-            retry_at: Some(Timestamp(1_795_464_785_042)),
+            retry_at: Some(Moment { wall: Timestamp(1_795_464_785_042), reading: None }),
             last_exit: Some(Exit {
                 started: None,
                 instance: 6,
@@ -85,7 +88,7 @@ mod tests {
             }),
             finished: false,
             stopping: Some(Stopping {
-                since: Timestamp(1),
+                since: Moment { wall: Timestamp(1), reading: None },
                 killed: None,
                 reason: "web.yaml was deleted".to_owned(),
                 timed_out: false,

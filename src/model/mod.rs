@@ -4,6 +4,7 @@
 //! (`BTreeMap`, `Ord`) so that equal inputs give equal plans.
 
 pub mod cgroup;
+pub mod clock;
 pub mod codec;
 pub mod cpuset;
 pub mod desired;

@@ -1,6 +1,7 @@
 //! What a host holds of one workload, as last seen.
 
 use super::cgroup::Settings;
+use super::clock::Steady;
 use super::exit::Exit;
 use super::record::Record;
 use super::time::Timestamp;
@@ -24,6 +25,8 @@ pub struct Instance {
     pub record: Option<Record>,
     /// When the command began.
     pub started: Option<Timestamp>,
+    /// The same by the clock that nobody sets, of a run of this boot.
+    pub began: Option<Steady>,
     pub life: Life,
 }
 

@@ -4,6 +4,7 @@
 //! kernel. The database may be a moment behind; the record a run is started from lies beside the run before anything runs, and the
 //! newer of the two counts.
 
+use super::clock::Moment;
 use super::cpuset::CpuSet;
 use super::exit::Exit;
 use super::gpu::GpuLease;
@@ -39,7 +40,7 @@ pub struct Record {
     #[serde(default)]
     pub failed_tries: u32,
     /// Not to be started before this.
-    pub retry_at: Option<Timestamp>,
+    pub retry_at: Option<Moment>,
     pub last_exit: Option<Exit>,
     /// The ends before that one, oldest first, at most [`EARLIER_EXITS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -65,7 +66,7 @@ pub struct Rollout {
     pub previous: Arc<Spec>,
     pub origin: Origin,
     /// When it was its turn.
-    pub since: Timestamp,
+    pub since: Moment,
 }
 
 /// A spec that did not become ready. It is not tried again until the manifest says something else.
@@ -74,7 +75,7 @@ pub struct Refused {
     pub spec: Arc<Spec>,
     pub generation: u64,
     pub reason: String,
-    pub at: Timestamp,
+    pub at: Moment,
 }
 
 /// How far a schedule has been dealt with.
@@ -130,9 +131,9 @@ impl Origin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopping {
     /// When the stop signal was sent.
-    pub since: Timestamp,
+    pub since: Moment,
     /// When the whole cgroup was last killed, the grace being over.
-    pub killed: Option<Timestamp>,
+    pub killed: Option<Moment>,
     pub reason: String,
     /// Whether it is a job's timeout that ends it.
     #[serde(default)]

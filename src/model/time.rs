@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// Milliseconds since 1970 (UTC). Wall-clock time, because it is kept across reboots and shown to people; the planner tolerates steps of
-/// the clock by never waiting longer than the delay it set.
+/// Milliseconds since 1970 (UTC): the time on the wall, for people and for schedules. What waits goes by [`super::clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);

@@ -29,6 +29,7 @@ pub mod strain;
 pub use lifecycle::environment;
 
 use crate::model::cgroup::{Shrink, Write};
+use crate::model::clock::{Clock, Steady};
 use crate::model::desired::{Desired, Wanted};
 use crate::model::exit::Exit;
 use crate::model::isolation::Changes;
@@ -72,7 +73,8 @@ pub struct Input<'a> {
     pub job_threshold_percent: u8,
     /// Whether the controller is ending and takes its workloads with it.
     pub shutdown: Option<Shutdown>,
-    pub now: Timestamp,
+    /// The time on the wall is for schedules and for people; whatever waits goes by the other.
+    pub clock: Clock<'a>,
     /// Drawn once for each controller, for jitter.
     pub entropy: u64,
 }
@@ -91,7 +93,7 @@ pub enum Shutdown {
 pub struct Setback {
     pub message: String,
     pub failures: u32,
-    pub retry_at: Timestamp,
+    pub retry_at: Steady,
 }
 
 /// What to do, and how things stand.
@@ -102,7 +104,7 @@ pub struct Plan {
     pub verdicts: BTreeMap<Name, Verdict>,
     /// Workloads whose deletion waits for consent.
     pub guarded: BTreeSet<Name>,
-    /// When to look again if nothing happens before.
+    /// When to look again if nothing happens before, nobody setting the clock included.
     pub wake_at: Option<Timestamp>,
 }
 

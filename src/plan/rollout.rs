@@ -202,18 +202,19 @@ impl Turn<'_, '_> {
     }
 
     fn has_arrived(&mut self, member: &Member<'_>) -> bool {
-        let now = self.input.now;
+        let clock = self.input.clock;
         let instance = self.input.observed.get(member.name).and_then(|seen| seen.instance.as_ref());
         let Some(instance) = instance.filter(|_| self.ready.contains(member.name)) else { return false };
         // When a run began may not be known yet, or no longer; it was not before its turn.
-        let turn = member.rollout().map(|rollout| rollout.since);
-        let turn = turn.or_else(|| member.record?.refused.as_ref().map(|refused| refused.at));
-        let began = turn.into_iter().chain(instance.started).max();
-        let steady_at = began.map_or(now, |began| began.min(now).plus(STEADY));
-        if now < steady_at {
-            self.wake(steady_at);
+        let turn = member.rollout().map(|rollout| &rollout.since);
+        let turn = turn.or_else(|| member.record?.refused.as_ref().map(|refused| &refused.at));
+        let lasted = instance.began.map(|began| clock.steady.since(began));
+        let lasted = turn.map(|turn| clock.up_since(turn)).into_iter().chain(lasted).min();
+        let left = lasted.and_then(|lasted| STEADY.checked_sub(lasted)).filter(|left| !left.is_zero());
+        if let Some(left) = left {
+            self.wake_in(left);
         }
-        now >= steady_at
+        left.is_none()
     }
 
     /// Why a replica that has its new process is no good, if it is not.
@@ -221,23 +222,24 @@ impl Turn<'_, '_> {
         // One that an edit has overtaken gets its next chance before it is judged.
         let record = member.record.filter(|_| member.is_at_target())?;
         let rollout = record.rollout.as_ref()?;
-        let now = self.input.now;
-        let deadline = rollout.since.min(now).plus(self.group.rolling.progress_deadline);
+        let clock = self.input.clock;
+        let deadline = self.group.rolling.progress_deadline;
         let reason = if record.failures > 0 || record.finished {
             let outcome = record.last_exit.as_ref().map_or_else(String::new, |exit| exit.outcome.to_string());
             format!("{} {outcome}", member.name)
         } else if arrived {
             return None;
-        } else if now >= deadline {
-            format!("{} was not ready within {}", member.name, format_duration(self.group.rolling.progress_deadline))
-        } else {
-            self.wake(deadline);
+        } else if let Some(left) = clock.left(&rollout.since, deadline) {
+            self.wake_in(left);
             return None;
+        } else {
+            format!("{} was not ready within {}", member.name, format_duration(deadline))
         };
-        Some(Refused { spec: Arc::clone(&member.wanted.spec), generation: record.generation, reason, at: now })
+        Some(Refused { spec: Arc::clone(&member.wanted.spec), generation: record.generation, reason, at: clock.now() })
     }
 
-    fn wake(&mut self, at: Timestamp) {
+    fn wake_in(&mut self, wait: Duration) {
+        let at = self.input.clock.wall.plus(wait);
         *self.wake_at = Some(self.wake_at.map_or(at, |other| other.min(at)));
     }
 }

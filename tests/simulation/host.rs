@@ -8,6 +8,7 @@ use containerctl::host::life;
 use containerctl::host::traces::{TraceError, box_bytes};
 use containerctl::host::{Ask, CpuTimes, FolderId, Host, HostError, Start};
 use containerctl::model::cgroup::{Generation, Shrink, Support, Write};
+use containerctl::model::clock::Steady;
 use containerctl::model::cpuset::CpuSet;
 use containerctl::model::gpu::{Gpu, GpuId, Vendor};
 use containerctl::model::machine::{self, Ceilings};
@@ -180,6 +181,10 @@ impl Machine {
 impl Host for Machine {
     fn now(&self) -> Timestamp {
         self.0.world().wall()
+    }
+
+    fn steady(&self) -> Steady {
+        Steady(i64::try_from(self.0.world().now).unwrap_or(i64::MAX))
     }
 
     fn instant(&self) -> Instant {

@@ -8,6 +8,7 @@ use containerctl::host::processes::{Init, Reaped, Run};
 use containerctl::host::traces::{Process, Trace};
 use containerctl::host::{Host, HostError};
 use containerctl::init::wire::Step;
+use containerctl::model::clock::Steady;
 use containerctl::model::name::Name;
 use containerctl::model::record::Record;
 use containerctl::model::time::Timestamp;
@@ -69,6 +70,10 @@ impl Witness for Machine {
         });
         told.map_err(|source| HostError::Facts { what: "watch", source })?;
         Ok(self.0.world().watched.contains_key(run))
+    }
+
+    fn began(&self, process: Process) -> Steady {
+        Steady(i64::try_from(process.start_ticks * 10).unwrap_or(i64::MAX))
     }
 
     fn is_running(&self, run: &Run) -> bool {

@@ -1,6 +1,7 @@
 //! Which record a pass works from, and what of an edit needs a new process.
 
 use super::end::is_last;
+use crate::model::clock::Clock;
 use crate::model::desired::{Desired, Held, Wanted};
 use crate::model::gpu::GpuRequest;
 use crate::model::observed::Observed;
@@ -8,7 +9,6 @@ use crate::model::record::{Record, Rollout};
 use crate::model::replica::Strategy;
 use crate::model::spec::Spec;
 use crate::model::status::ConditionKind;
-use crate::model::time::Timestamp;
 use crate::plan::Finding;
 use crate::plan::rollout::{Course, is_same};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(super) fn accept(
     wanted: Option<&Wanted>,
     seen: &Observed,
     course: Option<&Course>,
-    now: Timestamp,
+    clock: &Clock<'_>,
 ) -> Option<(Record, bool)> {
     // A run the database has not heard of yet: the controller was killed between starting it and writing that down.
     let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
@@ -33,7 +33,7 @@ pub(super) fn accept(
         return Some((Record { refused, ..Record::new(Arc::clone(spec), origin.clone()) }, true));
     };
     let Some(Wanted { spec, origin }) = wanted else { return Some((record, false)) };
-    if let Some(changed) = follow(&mut record, spec, course, now) {
+    if let Some(changed) = follow(&mut record, spec, course, clock) {
         return Some((record, changed));
     }
     let changed = record.spec != *spec;
@@ -62,7 +62,7 @@ pub(super) fn accept(
 }
 
 /// What an update means for the record; whether it has changed by it, if it is not simply to take what is wanted.
-fn follow(record: &mut Record, wanted: &Arc<Spec>, course: Option<&Course>, now: Timestamp) -> Option<bool> {
+fn follow(record: &mut Record, wanted: &Arc<Spec>, course: Option<&Course>, clock: &Clock<'_>) -> Option<bool> {
     match course {
         Some(Course::Wait) => return Some(false),
         Some(Course::Stay(refused) | Course::Join(_, refused)) => {
@@ -84,7 +84,7 @@ fn follow(record: &mut Record, wanted: &Arc<Spec>, course: Option<&Course>, now:
                 Some(Rollout { previous, origin, .. }) => (previous, origin),
                 None => (Arc::clone(&record.spec), record.origin.clone()),
             };
-            record.rollout = Some(Rollout { previous, origin, since: now });
+            record.rollout = Some(Rollout { previous, origin, since: clock.now() });
         }
         Some(Course::Settle) => record.rollout = None,
         None if wanted.strategy == Strategy::Recreate => record.rollout = None,

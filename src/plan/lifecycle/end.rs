@@ -2,13 +2,13 @@
 
 use super::accept::replacement_reasons;
 use super::{Case, Decision, Next};
+use crate::model::clock::Steady;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::observed::{Instance, Life, Observed};
 use crate::model::probe::ProbeKind;
 use crate::model::record::Stopping;
 use crate::model::spec::{Kind, RestartPolicy, Signal, Spec, Stop};
 use crate::model::status::{ConditionKind, Phase};
-use crate::model::time::Timestamp;
 use crate::model::units::Limit;
 use crate::plan::{Act, Shutdown, backoff};
 use std::time::Duration;
@@ -40,34 +40,33 @@ impl Case<'_, '_> {
 
     /// It has been asked to end; when the grace is over its cgroup is killed.
     pub(super) fn stopping(mut self, instance: &Instance) -> Decision {
-        let now = self.input.now;
+        let clock = self.input.clock;
         let grace = self.stop_of(instance).grace;
         let Some(stopping) = &mut self.record.stopping else { return self.decision(Phase::Running, Next::Keep, None) };
-        // A clock that was set back must not make the wait longer than it was meant to be. Remembered, or it would begin anew each time.
-        stopping.since = stopping.since.min(now);
-        stopping.killed = stopping.killed.map(|killed| killed.min(now));
+        stopping.since = clock.here(&stopping.since);
+        stopping.killed = stopping.killed.as_ref().map(|killed| clock.here(killed));
         let reason = stopping.reason.clone();
-        let deadline = match stopping.killed {
-            None if self.input.shutdown == Some(Shutdown::AtOnce) => now,
-            None => stopping.since.plus(grace),
-            Some(killed) => killed.plus(KILL_AGAIN),
+        let left = match &stopping.killed {
+            None if self.input.shutdown == Some(Shutdown::AtOnce) => None,
+            None => clock.left(&stopping.since, grace),
+            Some(killed) => clock.left(killed, KILL_AGAIN),
         };
-        if now < deadline {
+        if let Some(left) = left {
             let word = stopping.failed.map_or("Stopping", ProbeKind::failure);
             self.find(ConditionKind::Ready, false, word, reason);
             // Its limits are kept until the end: a neighbour may be waiting for it to leave exclusive CPUs.
-            return self.decision(Phase::Stopping, Next::Keep, Some(deadline));
+            return self.decision(Phase::Stopping, Next::Keep, Some(clock.wall.plus(left)));
         }
-        stopping.killed = Some(now);
+        stopping.killed = Some(clock.now());
         self.find(ConditionKind::Ready, false, "Killed", format!("{reason}; still there after the grace period"));
         self.act(Phase::Stopping, Act::Kill, "its grace period is over")
     }
 
     /// Its last run is over: remember how, decide whether there is a next, clear away what is left.
-    pub(super) fn ended(mut self, seen: &Observed, exit: &Exit, started: Option<Timestamp>) -> Decision {
+    pub(super) fn ended(mut self, seen: &Observed, exit: &Exit) -> Decision {
         let recorded = self.record.last_exit.as_ref().is_some_and(|last| last.instance >= exit.instance);
         if !recorded {
-            self.conclude(seen, exit, started);
+            self.conclude(seen, exit);
         }
         self.record.instance = self.record.instance.max(exit.instance);
         let outcome = self.last_outcome();
@@ -83,20 +82,24 @@ impl Case<'_, '_> {
 
     /// Whether the last kill is long enough ago for another; if so, notes that there is one now.
     pub(super) fn may_kill(&mut self, reason: &str) -> bool {
-        let now = self.input.now;
+        let clock = self.input.clock;
         if let Some(killed) = self.record.stopping.as_mut().and_then(|stopping| stopping.killed.as_mut()) {
-            // The clock may have been set back since.
-            *killed = (*killed).min(now);
-            if now < killed.plus(KILL_AGAIN) {
+            *killed = clock.here(killed);
+            if clock.left(killed, KILL_AGAIN).is_some() {
                 return false;
             }
         }
-        self.record.stopping =
-            Some(Stopping { since: now, killed: Some(now), reason: reason.to_owned(), timed_out: false, failed: None });
+        self.record.stopping = Some(Stopping {
+            since: clock.now(),
+            killed: Some(clock.now()),
+            reason: reason.to_owned(),
+            timed_out: false,
+            failed: None,
+        });
         true
     }
 
-    pub(super) fn conclude(&mut self, seen: &Observed, exit: &Exit, started: Option<Timestamp>) {
+    pub(super) fn conclude(&mut self, seen: &Observed, exit: &Exit) {
         let stopping = self.record.stopping.take();
         let mut exit = exit.clone();
         if stopping.as_ref().is_some_and(|stopping| stopping.killed.is_some())
@@ -122,7 +125,7 @@ impl Case<'_, '_> {
             return;
         }
         let restart = self.record.spec.restart;
-        if started.is_some_and(|started| exit.at.since(started) >= restart.reset_after) {
+        if self.ran(seen, &exit) >= restart.reset_after {
             self.record.failures = 0;
         }
         if !exit.outcome.is_success() {
@@ -139,7 +142,15 @@ impl Case<'_, '_> {
         } else {
             backoff::delay(&restart, self.record.failures, &self.record.spec.name, self.input.entropy)
         };
-        self.record.retry_at = Some(exit.at.min(self.input.now).plus(delay));
+        self.record.retry_at = Some(self.input.clock.after(delay));
+    }
+
+    /// For how long a run went on that has just been found to have ended. It may have done so while no controller lived: then that time
+    /// counts as well, and its next failure is met with less patience than it could be, which harms nobody.
+    fn ran(&self, seen: &Observed, exit: &Exit) -> Duration {
+        let began = seen.instance.as_ref().and_then(|instance| instance.began);
+        let on_the_wall = || exit.started.map_or(Duration::ZERO, |started| exit.at.since(started));
+        began.map_or_else(on_the_wall, |began| self.input.clock.steady.since(began))
     }
 
     /// Whether what has ended is not what is wanted now: then its end says nothing about that, which has yet to run.
@@ -157,10 +168,10 @@ impl Case<'_, '_> {
         }
     }
 
-    /// When a run that is under way has taken too long. Wall-clock time like all that is remembered: a leap of the clock counts.
-    pub(super) fn timeout_at(&self, instance: &Instance) -> Option<Timestamp> {
-        let (timeout, started) = (self.record.spec.job.timeout?, instance.started?);
-        matches!(instance.life, Life::Running { .. }).then(|| started.min(self.input.now).plus(timeout))
+    /// When a run that is under way has taken too long.
+    pub(super) fn timeout_at(&self, instance: &Instance) -> Option<Steady> {
+        let (timeout, began) = (self.record.spec.job.timeout?, instance.began?);
+        matches!(instance.life, Life::Running { .. }).then(|| began.plus(timeout))
     }
 
     /// How it ended, and why there is no other try.

@@ -31,8 +31,13 @@ impl Case<'_, '_> {
         if failed.is_none() {
             return self.decision(Phase::Running, Next::Keep, wake_at);
         }
-        self.record.stopping =
-            Some(Stopping { since: self.input.now, killed: None, reason: message.clone(), failed, timed_out: false });
+        self.record.stopping = Some(Stopping {
+            since: self.input.clock.now(),
+            killed: None,
+            reason: message.clone(),
+            failed,
+            timed_out: false,
+        });
         let signal = self.stop_of(instance).signal;
         self.act(Phase::Stopping, Act::Stop { signal }, message)
     }

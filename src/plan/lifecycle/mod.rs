@@ -106,7 +106,7 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
         return unexplained("it cannot be looked at");
     }
     let course = round.courses.get(name);
-    let Some((record, changed)) = accept(input.records.get(name), wanted, seen, course, input.now) else {
+    let Some((record, changed)) = accept(input.records.get(name), wanted, seen, course, &input.clock) else {
         return if held.is_some() { unexplained("its manifest cannot be read yet") } else { leftovers(seen) };
     };
     let target = match (wanted, held) {
@@ -120,8 +120,10 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
     case.findings.push(accepted(&case.record, input.desired, course, changed));
     case.follow_schedule(seen);
     match &seen.instance {
-        Some(Instance { life: Life::Ended(exit), started, .. }) => case.ended(seen, exit, *started),
-        Some(instance) => case.alive(instance),
+        Some(instance) => match &instance.life {
+            Life::Ended(exit) => case.ended(seen, exit),
+            Life::Starting | Life::Running { .. } => case.alive(instance),
+        },
         None => case.absent(seen),
     }
 }
@@ -187,7 +189,7 @@ impl Case<'_, '_> {
             None => self.untold(),
         };
         let timeout_at = self.timeout_at(instance);
-        let timed_out = timeout_at.is_some_and(|at| at <= self.input.now);
+        let timed_out = timeout_at.is_some_and(|at| at <= self.input.clock.steady);
         let reason = match self.target {
             Target::Gone => Some(self.gone()),
             Target::Suspended => Some("its manifest says suspend".to_owned()),
@@ -216,8 +218,13 @@ impl Case<'_, '_> {
                 return self.decision(Phase::Stopping, Next::Keep, None);
             }
             self.find(ConditionKind::Ready, false, "Stopping", reason.clone());
-            self.record.stopping =
-                Some(Stopping { since: self.input.now, killed: None, reason: reason.clone(), timed_out, failed: None });
+            self.record.stopping = Some(Stopping {
+                since: self.input.clock.now(),
+                killed: None,
+                reason: reason.clone(),
+                timed_out,
+                failed: None,
+            });
             let signal = self.stop_of(instance).signal;
             return self.act(Phase::Stopping, Act::Stop { signal }, reason);
         }
@@ -228,6 +235,7 @@ impl Case<'_, '_> {
         self.replace_cpus();
         match instance.life {
             Life::Running { pid } => {
+                let timeout_at = timeout_at.map(|at| self.input.clock.wall_at(at));
                 let wake_at = timeout_at.into_iter().chain(self.next_time()).min();
                 self.running(instance, pid, wake_at)
             }

@@ -75,8 +75,8 @@ impl Case<'_, '_> {
     fn is_still_there(&self, name: &Name, record: &Record) -> bool {
         let instance = self.input.observed.get(name).and_then(|seen| seen.instance.as_ref());
         let alive = matches!(instance, Some(Instance { life: Life::Starting | Life::Running { .. }, .. }));
-        let killed = record.stopping.as_ref().and_then(|Stopping { killed, .. }| *killed);
-        alive && killed.is_none_or(|killed| self.input.now < killed.min(self.input.now).plus(KILL_AGAIN))
+        let killed = record.stopping.as_ref().and_then(|Stopping { killed, .. }| killed.as_ref());
+        alive && killed.is_none_or(|killed| self.input.clock.left(killed, KILL_AGAIN).is_some())
     }
 
     /// Whether `spec` comes after `other`, directly or by others.

@@ -18,7 +18,7 @@ const SET_BACK_MAX: Duration = Duration::from_hours(1);
 impl Case<'_, '_> {
     /// Deals with every time of the schedule up to now.
     pub(super) fn follow_schedule(&mut self, seen: &Observed) {
-        let now = self.input.now;
+        let now = self.input.clock.wall;
         let Some(schedule) = self.record.spec.job.schedule.clone() else {
             self.record.scheduled = None;
             return;
@@ -61,7 +61,7 @@ impl Case<'_, '_> {
 
     /// At least one time has come, `first` being the earliest.
     fn arrive(&mut self, schedule: &Schedule, scheduled: &mut Scheduled, first: Timestamp, alive: bool) {
-        let now = self.input.now;
+        let now = self.input.clock.wall;
         let timely = match schedule.tolerance() {
             None => Some(first),
             Some(tolerance) => {

@@ -15,19 +15,16 @@ const UTILISATION_AGAIN: Duration = Duration::from_secs(1);
 impl Case<'_, '_> {
     /// Start it, or say what it waits for.
     pub(super) fn next_run(mut self) -> Decision {
-        let now = self.input.now;
-        if let Some(retry_at) = self.record.retry_at {
-            // A clock that was set back must not make the wait longer than the longest delay. Remembered, or it would begin anew each time.
-            let retry_at = retry_at.min(now.plus(self.record.spec.restart.max_delay));
+        let clock = self.input.clock;
+        let longest = self.record.spec.restart.max_delay;
+        if let Some(retry_at) = self.record.retry_at.as_ref().and_then(|at| clock.awaited(at, longest)) {
+            let message = format!("{}; next try at {}", self.last_outcome(), retry_at.wall);
+            let never_ran = self.record.last_exit.as_ref().is_some_and(|exit| exit.outcome.never_ran());
+            let (phase, reason) = if never_ran { (Phase::Failed, "NotStarted") } else { (Phase::Pending, "BackOff") };
+            self.find(ConditionKind::Ready, false, reason, message.clone());
+            let wake_at = clock.wall.plus(clock.until(&retry_at));
             self.record.retry_at = Some(retry_at);
-            if now < retry_at {
-                let message = format!("{}; next try at {retry_at}", self.last_outcome());
-                let never_ran = self.record.last_exit.as_ref().is_some_and(|exit| exit.outcome.never_ran());
-                let (phase, reason) =
-                    if never_ran { (Phase::Failed, "NotStarted") } else { (Phase::Pending, "BackOff") };
-                self.find(ConditionKind::Ready, false, reason, message.clone());
-                return self.rest(phase, message, Some(retry_at));
-            }
+            return self.rest(phase, message, Some(wake_at));
         }
         if let Some((reason, wait)) = self.waits_for() {
             self.release();
@@ -36,7 +33,7 @@ impl Case<'_, '_> {
         }
         if let Some(wait) = self.too_busy() {
             self.find(ConditionKind::Ready, false, "HostBusy", wait.clone());
-            return self.rest(Phase::Pending, wait, Some(now.plus(UTILISATION_AGAIN)));
+            return self.rest(Phase::Pending, wait, Some(clock.wall.plus(UTILISATION_AGAIN)));
         }
         let grant = match self.placed() {
             Ok(grant) => grant,

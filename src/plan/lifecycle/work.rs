@@ -39,10 +39,10 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
     if let Some(setback) = input.setbacks.get(&name).filter(|_| !nothing_to_do) {
         let message = setback.message.clone();
         findings.push(Finding { kind: ConditionKind::Degraded, status: true, reason: "StepFailed", message });
-        if input.now < setback.retry_at && !ends_it(input, record.as_ref(), work.as_ref()) {
+        if input.clock.steady < setback.retry_at && !ends_it(input, record.as_ref(), work.as_ref()) {
             work = None;
             phase = if starts { Phase::Failed } else { phase };
-            wake_at = earliest(wake_at, Some(setback.retry_at));
+            wake_at = earliest(wake_at, Some(input.clock.wall_at(setback.retry_at)));
         }
     }
     plan.wake_at = earliest(plan.wake_at, wake_at);
@@ -62,8 +62,8 @@ fn ends_it(input: &Input<'_>, record: Option<&Record>, work: Option<&(Act, Strin
     match work {
         Some((Act::Stop { .. }, _)) => true,
         Some((Act::Kill, _)) => {
-            let stopping = record.and_then(|record| record.stopping.as_ref());
-            stopping.is_some_and(|stopping| stopping.killed == Some(input.now) && stopping.since < input.now)
+            let (stopping, now) = (record.and_then(|record| record.stopping.as_ref()), Some(input.clock.now()));
+            stopping.is_some_and(|stopping| stopping.killed == now && Some(&stopping.since) != now.as_ref())
         }
         _ => false,
     }

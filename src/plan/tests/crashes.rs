@@ -3,7 +3,6 @@
 use super::World;
 use crate::model::exit::Outcome;
 use crate::model::observed::{Group, Observed};
-use crate::model::time::Timestamp;
 use crate::plan::{Act, Setback};
 use std::time::Duration;
 
@@ -46,7 +45,7 @@ fn a_run_the_database_has_not_heard_of_is_adopted() {
     let stale = world.records.clone();
     world.exit_code("web", 1);
     world.settle();
-    world.now = world.plan().wake_at.unwrap();
+    world.sleep();
     world.settle();
     let newer = std::mem::replace(&mut world.records, stale);
     insta::assert_snapshot!(world.settle(), @"
@@ -85,7 +84,7 @@ fn a_failed_step_waits_and_hides_nobody_else() {
     let setback = Setback {
         message: "cannot make the cgroup".to_owned(),
         failures: 1,
-        retry_at: world.now.plus(Duration::from_secs(1)),
+        retry_at: world.steady.plus(Duration::from_secs(1)),
     };
     world.setbacks.insert("a".parse().unwrap(), setback);
     world.file("a.yaml", "command: a").file("b.yaml", "command: b");
@@ -99,24 +98,6 @@ fn a_failed_step_waits_and_hides_nobody_else() {
       a Starting Ready=false Starting: being set up; Degraded=true StepFailed: cannot make the cgroup
       b Running Ready=true Running: pid 100
     ");
-}
-
-#[test]
-fn a_clock_set_back_makes_no_wait_longer() {
-    let mut world = World::new(4);
-    world.file("web.yaml", "command: a\nrestart: {maxDelay: 10s}").settle();
-    world.exit_code("web", 1);
-    world.settle();
-    world.now = Timestamp(5);
-    assert!(world.plan().wake_at.unwrap() <= world.now.plus(Duration::from_secs(10)));
-    world.now = world.plan().wake_at.unwrap();
-    world.settle();
-    world.files.clear();
-    world.pass();
-    world.now = Timestamp(0);
-    world.settle();
-    world.after(10_000).settle();
-    assert_eq!(world.records.len(), 0);
 }
 
 #[test]
@@ -161,7 +142,7 @@ fn a_foreign_process_in_the_group_of_an_ended_run_does_not_keep_it_down() {
     world.file("web.yaml", "command: a").settle();
     world.exit_code("web", 4);
     world.observed.values_mut().next().unwrap().group.as_mut().unwrap().populated = true;
-    let retry_at = world.now.plus(Duration::from_millis(30));
+    let retry_at = world.steady.plus(Duration::from_millis(30));
     let clear = world.plan().work.remove(0);
     assert_eq!(clear.act, Act::Clear, "most often what is there is gone in a moment");
     world.records.insert(clear.name.clone(), clear.record.unwrap());
@@ -186,41 +167,6 @@ fn an_end_that_we_forced_is_told_as_that() {
     world.pass();
     let last = world.records.values().next().unwrap().last_exit.clone().unwrap();
     assert_eq!(last.outcome.to_string(), "killed by SIGKILL");
-}
-
-#[test]
-fn a_backoff_ends_although_the_clock_was_set_back() {
-    let mut world = World::new(4);
-    world.now = Timestamp(3_600_000);
-    world.file("web.yaml", "command: a\nrestart: {maxDelay: 10s}").settle();
-    world.exit_code("web", 1);
-    world.settle();
-    world.now = Timestamp(0);
-    world.settle();
-    for _ in 0..10 {
-        world.after(1000).settle();
-    }
-    let instance = world.observed.values().next().and_then(|seen| seen.instance.as_ref());
-    assert_eq!(instance.unwrap().number, 2, "ten seconds are the longest wait, by whatever clock");
-}
-
-#[test]
-fn what_does_not_die_is_killed_again_although_the_clock_was_set_back() {
-    let mut world = World::new(4);
-    world.now = Timestamp(3_600_000);
-    world.file("web.yaml", "command: a\nstop: {grace: 0s}").settle();
-    world.files.clear();
-    world.pass();
-    let remember = |world: &mut World| {
-        let work = world.plan().work.into_iter().next()?;
-        work.record.map(|record| world.records.insert(work.name.clone(), record));
-        Some(work.act)
-    };
-    assert_eq!(remember(&mut world), Some(Act::Kill));
-    world.now = Timestamp(5);
-    assert_ne!(remember(&mut world), Some(Act::Kill), "a second has not gone by");
-    world.after(1000);
-    assert_eq!(remember(&mut world), Some(Act::Kill));
 }
 
 #[test]

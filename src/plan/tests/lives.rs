@@ -1,8 +1,8 @@
 //! What becomes of one workload: starts, edits, ends, deletions.
 
 use super::World;
+use crate::model::clock::Steady;
 use crate::model::exit::Outcome;
-use crate::model::time::Timestamp;
 use crate::plan::Setback;
 use std::fmt::Write as _;
 
@@ -50,7 +50,7 @@ fn a_step_that_fails_for_ever_does_not_keep_it_from_being_stopped() {
     let mut world = World::new(4);
     world.file("web.yaml", "command: a\nmemory: 200M\nstop: {grace: 3s}").settle();
     world.file("web.yaml", "command: a\nmemory: 50M\nstop: {grace: 3s}");
-    let retry_at = Timestamp(u64::MAX);
+    let retry_at = Steady(i64::MAX);
     let setback = Setback { message: "busy".to_owned(), failures: 9, retry_at };
     world.setbacks.insert("web".parse().unwrap(), setback);
     assert!(!world.pass().contains("resize"), "it waits");
@@ -170,7 +170,7 @@ fn a_service_that_ends_is_started_again_later_and_later() {
     for wait in [1, 2000, 4000] {
         world.after(wait).exit_code("web", 3);
         shown += &world.settle();
-        world.now = world.plan().wake_at.unwrap();
+        world.sleep();
         shown += &world.settle();
     }
     insta::assert_snapshot!(shown, @"

@@ -123,7 +123,7 @@ fn an_edit_that_does_not_fit_costs_nobody_else_and_starts_no_new_run() {
     ");
     world.exit_code("a", 1);
     world.settle();
-    world.now = world.plan().wake_at.unwrap();
+    world.sleep();
     insta::assert_snapshot!(world.pass(), @"
     a: remember (memory.request 999G does not fit: 12Gi of 16Gi are set aside for others; lower a request, or free memory by stopping others)
       a Pending Placed=false InsufficientMemory: memory.request 999G does not fit: 12Gi of 16Gi are set aside for others; lower a request, or free memory by stopping others; Ready=false NotPlaced: waits for room

@@ -3,6 +3,7 @@
 use super::World;
 use crate::model::name::Name;
 use crate::model::observed::Life;
+use crate::model::time::Timestamp;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ enum Happening {
     Delete(u8),
     Exit(u8, i32),
     Wait(u64),
+    SetClock(u64),
     LoseDatabase,
     Pass,
 }
@@ -36,6 +38,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0u8..5).prop_map(Happening::Delete),
         2 => (0u8..5, 0i32..2).prop_map(|(n, code)| Happening::Exit(n, code)),
         2 => (0u64..20_000).prop_map(Happening::Wait),
+        1 => (0u64..100_000_000).prop_map(Happening::SetClock),
         1 => Just(Happening::LoseDatabase),
         4 => Just(Happening::Pass),
     ]
@@ -58,6 +61,7 @@ proptest! {
                     }
                 }
                 Happening::Wait(millis) => { world.after(millis); }
+                Happening::SetClock(millis) => { world.set_clock(Timestamp(millis)); }
                 Happening::LoseDatabase => world.records.clear(),
                 Happening::Pass => { world.pass(); }
             }
@@ -69,7 +73,7 @@ proptest! {
         for _ in 0..40 {
             world.settle();
             match world.plan().wake_at {
-                Some(wake_at) if wake_at.since(world.now) < Duration::from_hours(1) => world.now = wake_at.max(world.now),
+                Some(wake_at) if wake_at.since(world.now) < Duration::from_hours(1) => { world.sleep(); }
                 _ => break,
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::manifest::{gather, parse};
 use crate::model::cgroup::{Generation, Settings, Support};
+use crate::model::clock::{Clock, Steady};
 use crate::model::cpuset::CpuSet;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::gpu::{Gpu, GpuId, Vendor};
@@ -39,6 +40,7 @@ pub struct World {
     pub utilisation_percent: Option<u8>,
     pub shutdown: Option<Shutdown>,
     pub now: Timestamp,
+    pub steady: Steady,
 }
 
 impl World {
@@ -85,6 +87,7 @@ impl World {
             utilisation_percent: None,
             shutdown: None,
             now: Timestamp(1_000_000),
+            steady: Steady(100_000),
         }
     }
 
@@ -114,7 +117,7 @@ impl World {
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: 85,
             shutdown: self.shutdown,
-            now: self.now,
+            clock: Clock { wall: self.now, steady: self.steady, boot: &self.machine.boot_id },
             entropy: 0,
         })
     }
@@ -171,7 +174,8 @@ impl World {
                 seen.group = Some(Group { settings, populated: true, frozen: false });
                 let life = Life::Running { pid: 100 };
                 let (number, started) = (record.instance, Some(self.now));
-                seen.instance = Some(Instance { number, record: Some(record), started, life });
+                let began = Some(self.steady);
+                seen.instance = Some(Instance { number, record: Some(record), started, began, life });
             }
             Act::Resize { writes, .. } => {
                 let group = seen.group.as_mut().unwrap();
@@ -237,6 +241,29 @@ impl World {
 
     pub fn after(&mut self, millis: u64) -> &mut World {
         self.now = self.now.plus(Duration::from_millis(millis));
+        self.steady = self.steady.plus(Duration::from_millis(millis));
+        self
+    }
+
+    /// Lets the time pass that the plan would sleep.
+    pub fn sleep(&mut self) -> &mut World {
+        let wake_at = self.plan().wake_at.unwrap();
+        self.after(u64::try_from(wake_at.since(self.now).as_millis()).unwrap())
+    }
+
+    /// The power fails: nothing runs any more, the other clock begins anew, and a tmpfs is empty.
+    pub fn reboot(&mut self) -> &mut World {
+        let boots = self.machine.boot_id.len();
+        self.machine.boot_id = format!("boot{}", "'".repeat(boots - 3));
+        self.observed.clear();
+        self.standings.clear();
+        self.steady = Steady(20_000);
+        self.after(60_000)
+    }
+
+    /// Somebody sets the clock on the wall.
+    pub fn set_clock(&mut self, to: Timestamp) -> &mut World {
+        self.now = to;
         self
     }
 
