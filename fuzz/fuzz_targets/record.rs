@@ -7,10 +7,12 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     check(bytes);
     // The checksum would keep the fuzzer out of the JSON behind it.
-    let mut sealed = vec![1];
-    sealed.extend(crc32fast::hash(bytes).to_le_bytes());
-    sealed.extend(bytes);
-    check(&sealed);
+    for version in [1, 2] {
+        let mut sealed = vec![version];
+        sealed.extend(crc32fast::hash(bytes).to_le_bytes());
+        sealed.extend(bytes);
+        check(&sealed);
+    }
 });
 
 fn check(bytes: &[u8]) {

@@ -52,17 +52,27 @@ pub struct Acted {
 /// Does it, once what is to be remembered is. Where `may_wait` is false the database has refused
 /// the record before, and the step does not wait for it any more.
 pub fn act(host: &dyn Host, store: &Store, work: &Work, known: &Known, may_wait: bool) -> Acted {
-    match work.record.as_ref().map(|record| store.put(&work.name, record)) {
-        None => Acted { kept: Kept::Nothing, result: take_step(host, store, work, known) },
-        Some(Ok(())) => Acted { kept: Kept::Record, result: take_step(host, store, work, known) },
+    let kept = match work.record.as_ref().map(|record| store.put(&work.name, record)) {
+        None => Kept::Nothing,
+        Some(Ok(())) => Kept::Record,
         Some(Err(error)) if may_wait || work.act == Act::Remember => {
-            Acted { kept: Kept::Refused, result: Err(error.into()) }
+            return Acted { kept: Kept::Refused, result: Err(error.into()) };
         }
         Some(Err(error)) => {
             tracing::error!(workload = %work.name, error = %chain(&error), "cannot remember a step; it is taken all the same");
-            Acted { kept: Kept::Refused, result: take_step(host, store, work, known) }
+            Kept::Refused
         }
-    }
+    };
+    let result = take_step(host, store, work, known);
+    let kept = match work.afterwards(result.is_ok()).map(|record| store.put(&work.name, record)) {
+        None => kept,
+        Some(Ok(())) => Kept::Record,
+        Some(Err(error)) => {
+            tracing::error!(workload = %work.name, error = %chain(&error), "cannot remember what became of a step");
+            Kept::Refused
+        }
+    };
+    Acted { kept, result }
 }
 
 fn take_step(host: &dyn Host, store: &Store, work: &Work, known: &Known) -> Result<(), ActError> {

@@ -44,6 +44,7 @@ use crate::store::{Found, Store};
 use act::{Acted, Known, act};
 use folder::{FolderError, Scan};
 use journal::Journal;
+use news::Remembered;
 use prober::{Board, Wanted};
 use report::{Preview, Snapshot};
 use state::State;
@@ -181,6 +182,7 @@ pub struct Controller {
     folder_woken: Arc<Notify>,
     snapshot: cell::Sender<Arc<Snapshot>>,
     journal: Arc<Journal>,
+    remembered: Remembered,
     /// Events the database has not been given yet.
     unsaved: journal::Changes,
     /// Whether it is being given some.
@@ -214,6 +216,7 @@ impl Controller {
             }
         }
         state.gather();
+        let remembered = news::remembered(&state);
         if let Ok(times) = host.cpu_times() {
             state.measure(times);
         }
@@ -233,6 +236,7 @@ impl Controller {
             folder_woken: Arc::new(Notify::new()),
             snapshot: cell::Sender::new(Arc::new(Snapshot::default())),
             journal: Arc::new(Journal::new(found.events)),
+            remembered,
             unsaved: journal::Changes::default(),
             saving: false,
             scan_at,
@@ -342,7 +346,7 @@ impl Controller {
         let snapshot = self.state.snapshot(plan, &before, now, |name| host.cgroup_path(name));
         if snapshot != *before {
             news::log(&before, &snapshot);
-            self.note(news::between(&before, &snapshot));
+            self.note(news::between(&before, &snapshot, &self.remembered));
             self.snapshot.send_replace(Arc::new(snapshot));
         }
     }

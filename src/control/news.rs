@@ -1,13 +1,16 @@
 //! What is worth telling: transitions, not passes. They go to the log as they happen and to the journal for those who ask later.
 
 use super::journal::Changes;
-use super::report::Snapshot;
+use super::report::{self, Snapshot};
+use super::state::State;
 use super::{Controller, Done, Job};
 use crate::host::chain;
 use crate::manifest::diagnostic::{self, Diagnostic};
 use crate::model::event::{News, Severity};
 use crate::model::name::Name;
-use crate::model::status::{ConditionKind, Phase, Status};
+use crate::model::observed::Observed;
+use crate::model::status::{ConditionKind, LastExit, Phase, Status};
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
@@ -66,8 +69,19 @@ pub fn log(before: &Snapshot, after: &Snapshot) {
     }
 }
 
+/// How the last run of each workload had ended, by all that was remembered when this controller began. What it finds beyond that is news.
+pub type Remembered = BTreeMap<Name, LastExit>;
+
+pub fn remembered(state: &State) -> Remembered {
+    let started_as = |(name, seen)| Some((name, Observed::started_as(seen)?));
+    let traced = state.observed.iter().filter_map(started_as);
+    // The database last: it is ahead of what a run was started from.
+    let all = traced.chain(&state.records);
+    all.filter_map(|(name, record)| Some((name.clone(), report::last_exit(record.last_exit.as_ref()?)))).collect()
+}
+
 /// The events between two passes.
-pub fn between(before: &Snapshot, after: &Snapshot) -> Vec<News> {
+pub fn between(before: &Snapshot, after: &Snapshot, remembered: &Remembered) -> Vec<News> {
     let mut news = Vec::new();
     for (name, status) in &after.statuses {
         match before.statuses.get(name) {
@@ -75,7 +89,8 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Vec<News> {
             Some(known) if Arc::ptr_eq(known, status) => {}
             // What ran before this controller did was told by the one before.
             None if before.statuses.is_empty() && status.pid.is_some() => {}
-            known => changed(known.map(AsRef::as_ref), status, &mut news),
+            Some(known) => changed(Some(known), known.last_exit.as_ref(), status, &mut news),
+            None => changed(None, remembered.get(name), status, &mut news),
         }
     }
     for (name, _) in before.statuses.iter().filter(|(name, _)| !after.statuses.contains_key(*name)) {
@@ -104,14 +119,12 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Vec<News> {
 }
 
 /// What has happened to one workload.
-fn changed(before: Option<&Status>, now: &Status, news: &mut Vec<News>) {
+fn changed(before: Option<&Status>, ended_before: Option<&LastExit>, now: &Status, news: &mut Vec<News>) {
     let name = &now.name;
     if before.is_none_or(|before| before.generation != now.generation) {
         news.push(News::normal(name, "Accepted", format!("generation {} of {}", now.generation, now.manifest)));
     }
-    let ended =
-        now.last_exit.as_ref().filter(|exit| before.is_some_and(|before| before.last_exit.as_ref() != Some(exit)));
-    if let Some(exit) = ended {
+    if let Some(exit) = now.last_exit.as_ref().filter(|exit| ended_before != Some(exit)) {
         let tell = if exit.code == 0 { News::normal } else { News::warning };
         news.push(tell(name, "Ended", exit.message.clone()));
     }
@@ -148,5 +161,48 @@ fn changed(before: Option<&Status>, now: &Status, news: &mut Vec<News>) {
         earlier.iter().filter(|(kind, reason, _)| !later.iter().any(|(k, r, _)| (k, r) == (kind, reason)))
     {
         news.push(News::normal(name, "Mended", format!("no longer {} ({reason})", kind.when_wrong())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn status(phase: &str, ready: (&str, &str), last_exit: Option<u64>) -> Status {
+        let time = |at: u64| crate::model::time::Timestamp(at).to_string();
+        let exit = last_exit.map(|at| json!({"code": 137, "message": "ended", "started": null, "at": time(at)}));
+        let (reason, message) = ready;
+        serde_json::from_value(json!({
+            "name": "web", "kind": "job", "group": "", "phase": phase, "ready": false, "pid": null, "restarts": 0,
+            "lastExit": exit, "cpus": "", "memory": null, "gpus": [], "cgroup": "", "manifest": "web.yaml",
+            "revision": "", "generation": 1, "observedGeneration": 0, "started": null, "command": [], "labels": {},
+            "conditions": [{"type": "Ready", "status": false, "reason": reason, "message": message, "since": time(0)}],
+            "limits": {},
+        }))
+        .unwrap()
+    }
+
+    /// What is told by the second status after the first, or first of all.
+    fn told(before: Option<Status>, now: Status, remembered: Option<u64>) -> Vec<String> {
+        let snapshot = |status: Option<Status>| {
+            let statuses = status.map(|status| (status.name.clone(), Arc::new(status))).into_iter().collect();
+            Snapshot { statuses, ..Snapshot::default() }
+        };
+        let exit = status("Pending", ("", ""), remembered).last_exit;
+        let remembered = exit.map(|exit| (now.name.clone(), exit)).into_iter().collect();
+        let news = between(&snapshot(before), &snapshot(Some(now)), &remembered);
+        news.iter().map(|news| format!("{}: {}", news.reason, news.message)).collect()
+    }
+
+    #[test]
+    fn an_end_that_nobody_has_told_is_told_by_the_controller_that_finds_it() {
+        let now = || status("Pending", ("BackOff", "waits"), Some(7));
+        let first = ["Accepted: generation 1 of web.yaml", "Ended: ended", "Pending: waits"];
+        assert_eq!(told(None, now(), None), first);
+        assert_eq!(told(None, now(), Some(6)), first, "the one before was told by the controller before");
+        assert_eq!(told(None, now(), Some(7)), [first[0], first[2]]);
+        assert_eq!(told(Some(now()), now(), None), [""; 0]);
+        assert_eq!(told(Some(now()), status("Pending", ("BackOff", "waits"), Some(8)), Some(7)), ["Ended: ended"]);
     }
 }

@@ -22,6 +22,9 @@ impl Controller {
                     Kept::Refused => self.state.unsaved.refused(&work.name),
                     Kept::Nothing => {}
                 }
+                if let Some(record) = work.afterwards(result.is_ok()) {
+                    self.state.records.insert(work.name.clone(), record.clone());
+                }
                 self.conclude(&work, result);
                 self.measure_last(&work.name, &seen, last);
                 self.see(&work.name, seen);

@@ -117,7 +117,7 @@ pub fn status(
     })
 }
 
-fn last_exit(exit: &Exit) -> LastExit {
+pub fn last_exit(exit: &Exit) -> LastExit {
     LastExit { code: exit.outcome.code(), message: exit.outcome.to_string(), started: exit.started, at: exit.at }
 }
 

@@ -53,6 +53,8 @@ impl State {
                     record: Some(record.clone()),
                     act: Act::Remember,
                     reason: "the database has not taken it yet".to_owned(),
+                    done: None,
+                    failed: None,
                 }),
             }
         }

@@ -105,6 +105,7 @@ fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group
         Some(Reaped::Killed(signal)) => Outcome::Killed { signal: Signal(signal) },
         // Init left without a word: its runtime directory was full or gone.
         Some(Reaped::Exited(code)) => Outcome::Exited { code },
+        None if !witness.is_this_boot(&trace.boxed.boot_id) => Outcome::HostRestarted,
         None => Outcome::Lost,
     };
     Ok(Some(Life::Ended(Exit {

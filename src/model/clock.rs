@@ -101,6 +101,15 @@ impl Moment {
         self.reading.as_ref().filter(|reading| reading.boot == boot).map(|reading| reading.steady)
     }
 
+    #[must_use]
+    pub fn plus(mut self, duration: Duration) -> Moment {
+        self.wall = self.wall.plus(duration);
+        if let Some(reading) = &mut self.reading {
+            reading.steady = reading.steady.plus(duration);
+        }
+        self
+    }
+
     /// Whether it is known to have been before this boot.
     pub fn is_of_another_boot(&self, boot: &str) -> bool {
         self.reading.as_ref().is_some_and(|reading| reading.boot != boot)

@@ -36,8 +36,10 @@ pub enum Outcome {
     NotStarted { reason: String },
     /// It was ended because a probe of its failed; `code` is how it then ended.
     Unhealthy { reason: String, code: i32 },
-    /// It is gone and nothing tells how: its PID 1 was killed, or the machine went down.
+    /// It is gone and nothing tells how: its PID 1 was killed.
     Lost,
+    /// It ran under another boot.
+    HostRestarted,
 }
 
 impl Outcome {
@@ -56,7 +58,7 @@ impl Outcome {
             Outcome::Exited { code } | Outcome::Unhealthy { code, .. } => *code,
             Outcome::Killed { signal } => 128 + signal.0,
             Outcome::TimedOut { .. } => 124,
-            Outcome::OutOfMemory | Outcome::Lost => 128 + Signal::KILL.0,
+            Outcome::OutOfMemory | Outcome::Lost | Outcome::HostRestarted => 128 + Signal::KILL.0,
             Outcome::NotFound { .. } => 127,
             Outcome::NotStarted { .. } => 126,
         }
@@ -73,6 +75,7 @@ impl fmt::Display for Outcome {
             Outcome::NotFound { command } => write!(f, "command not found: {command}"),
             Outcome::NotStarted { reason } | Outcome::Unhealthy { reason, .. } => f.write_str(reason),
             Outcome::Lost => f.write_str("gone without an exit status"),
+            Outcome::HostRestarted => f.write_str("ended by a restart of the host"),
         }
     }
 }

@@ -15,6 +15,13 @@ pub struct Observed {
     pub left_traces: bool,
 }
 
+impl Observed {
+    /// The record that what is seen was started from.
+    pub fn started_as(&self) -> Option<&Record> {
+        self.instance.as_ref()?.record.as_ref()
+    }
+}
+
 /// The newest run there is a trace of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {

@@ -27,6 +27,9 @@ pub struct Record {
     pub generation: u64,
     /// Counts runs, from 1; 0 before the first.
     pub instance: u64,
+    /// When the newest run was begun, as long as nothing is known of its end.
+    #[serde(default)]
+    pub begun: Option<Moment>,
     /// The CPUs and GPUs set aside, while it runs or is about to.
     pub grant: Option<Grant>,
     /// The ids its user namespace maps. Kept for as long as the workload is known, so that nobody else meets files it may have left.
@@ -183,6 +186,7 @@ impl Record {
             origin,
             generation: 1,
             instance: 0,
+            begun: None,
             grant: None,
             ids: None,
             restarts: 0,

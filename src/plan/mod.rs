@@ -10,7 +10,7 @@
 //! Guarantees:
 //! * a successor is started only when nothing of its predecessor is seen any more: no instance, no process, no cgroup;
 //! * a record is written before the step it describes ([`Work::record`] first, then [`Work::act`]), but for a start, whose record lies
-//!   beside the run before anything runs;
+//!   beside the run before anything runs; what only the step itself can make true is written after it ([`Work::done`], [`Work::failed`]);
 //! * CPUs are fenced for an exclusive workload before it starts, and it starts when no neighbour's cpuset holds them any more;
 //! * a workload whose manifest is unreadable is never stopped, resized or replaced because of that;
 //! * a pass over a host that is as it should be has no work.
@@ -116,6 +116,16 @@ pub struct Work {
     pub record: Option<Record>,
     pub act: Act,
     pub reason: String,
+    /// What to remember instead once `act` has been done, and if it has failed.
+    pub done: Option<Record>,
+    pub failed: Option<Record>,
+}
+
+impl Work {
+    /// What to remember instead, once it is known whether `act` was done.
+    pub fn afterwards(&self, was_done: bool) -> Option<&Record> {
+        if was_done { self.done.as_ref() } else { self.failed.as_ref() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

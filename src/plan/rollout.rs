@@ -13,7 +13,7 @@
 //! that needs no new process reaches all replicas at once.
 
 use super::Input;
-use super::lifecycle::replacement_reasons;
+use super::lifecycle::{began, replacement_reasons};
 use crate::model::desired::Wanted;
 use crate::model::name::Name;
 use crate::model::record::{Record, Refused, Rollout};
@@ -208,7 +208,8 @@ impl Turn<'_, '_> {
         // When a run began may not be known yet, or no longer; it was not before its turn.
         let turn = member.rollout().map(|rollout| &rollout.since);
         let turn = turn.or_else(|| member.record?.refused.as_ref().map(|refused| &refused.at));
-        let lasted = instance.began.map(|began| clock.steady.since(began));
+        let began = member.record.and_then(|record| began(record, instance, &clock));
+        let lasted = began.map(|began| clock.steady.since(began));
         let lasted = turn.map(|turn| clock.up_since(turn)).into_iter().chain(lasted).min();
         let left = lasted.and_then(|lasted| STEADY.checked_sub(lasted)).filter(|left| !left.is_zero());
         if let Some(left) = left {

@@ -23,6 +23,7 @@ mod logs;
 mod meddling;
 mod probes;
 mod programs;
+mod reboots;
 mod recovery;
 mod resize;
 mod resources;

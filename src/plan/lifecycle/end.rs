@@ -2,11 +2,11 @@
 
 use super::accept::replacement_reasons;
 use super::{Case, Decision, Next};
-use crate::model::clock::Steady;
+use crate::model::clock::{Clock, Steady};
 use crate::model::exit::{Exit, Outcome};
 use crate::model::observed::{Instance, Life, Observed};
 use crate::model::probe::ProbeKind;
-use crate::model::record::Stopping;
+use crate::model::record::{Record, Stopping};
 use crate::model::spec::{Kind, RestartPolicy, Signal, Spec, Stop};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::units::Limit;
@@ -26,6 +26,14 @@ pub(super) fn is_last(spec: &Spec, outcome: &Outcome, failed_tries: u32) -> bool
             RestartPolicy::OnFailure => success,
             RestartPolicy::Always => success && spec.kind == Kind::Job,
         }
+}
+
+/// When a run began: as the kernel says, or where nothing tells that, as it is remembered. The kernel counts the time in which the machine was
+/// suspended as well, so it is no earlier than that.
+pub(in crate::plan) fn began(record: &Record, instance: &Instance, clock: &Clock<'_>) -> Option<Steady> {
+    let is_newest = [0, record.instance].contains(&instance.number);
+    let begun = record.begun.as_ref().filter(|_| is_newest).and_then(|begun| begun.steady(clock.boot));
+    instance.began.max(begun)
 }
 
 impl Case<'_, '_> {
@@ -99,8 +107,23 @@ impl Case<'_, '_> {
         true
     }
 
+    /// Neither a process nor a group nor a trace of it is seen. What was begun under another boot has ended with that, and where its traces
+    /// were on a tmpfs nothing else tells. What was begun under this one has left no trace because it never began: a controller was killed
+    /// between remembering a start and making it.
+    pub(super) fn nothing_is_left(&mut self) {
+        let clock = self.input.clock;
+        let Some(begun) = self.record.begun.take().filter(|begun| begun.is_of_another_boot(clock.boot)) else { return };
+        // When it ended nobody knows; when this boot began it had. No earlier than it began, whatever was done to the clock.
+        let (started, at) = (Some(begun.wall), clock.boot().wall.max(begun.wall));
+        let exit = Exit { instance: self.record.instance, outcome: Outcome::HostRestarted, started, at };
+        if self.record.last_exit.as_ref().is_none_or(|last| last.instance < exit.instance) {
+            self.conclude(&Observed::default(), &exit);
+        }
+    }
+
     pub(super) fn conclude(&mut self, seen: &Observed, exit: &Exit) {
-        let stopping = self.record.stopping.take();
+        let (stopping, ran) = (self.record.stopping.take(), self.ran(seen, exit));
+        self.record.begun = None;
         let mut exit = exit.clone();
         if stopping.as_ref().is_some_and(|stopping| stopping.killed.is_some())
             && matches!(exit.outcome, Outcome::Lost | Outcome::OutOfMemory)
@@ -125,7 +148,7 @@ impl Case<'_, '_> {
             return;
         }
         let restart = self.record.spec.restart;
-        if self.ran(seen, &exit) >= restart.reset_after {
+        if ran >= restart.reset_after {
             self.record.failures = 0;
         }
         if !exit.outcome.is_success() {
@@ -142,21 +165,27 @@ impl Case<'_, '_> {
         } else {
             backoff::delay(&restart, self.record.failures, &self.record.spec.name, self.input.entropy)
         };
-        self.record.retry_at = Some(self.input.clock.after(delay));
+        self.record.retry_at = Some(match exit.outcome {
+            // It has waited for as long as this boot has lasted.
+            Outcome::HostRestarted => self.input.clock.boot().plus(delay),
+            _ => self.input.clock.after(delay),
+        });
     }
 
     /// For how long a run went on that has just been found to have ended. It may have done so while no controller lived: then that time
     /// counts as well, and its next failure is met with less patience than it could be, which harms nobody.
     fn ran(&self, seen: &Observed, exit: &Exit) -> Duration {
-        let began = seen.instance.as_ref().and_then(|instance| instance.began);
+        let began = seen.instance.as_ref().and_then(|instance| began(&self.record, instance, &self.input.clock));
         let on_the_wall = || exit.started.map_or(Duration::ZERO, |started| exit.at.since(started));
         began.map_or_else(on_the_wall, |began| self.input.clock.steady.since(began))
     }
 
-    /// Whether what has ended is not what is wanted now: then its end says nothing about that, which has yet to run.
+    /// Whether what has ended is not what is wanted now: then its end says nothing about that, which has yet to run. What nothing tells of
+    /// was what is stored.
     fn was_another(&self, seen: &Observed) -> bool {
         let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
-        started_as.is_some_and(|started_as| !replacement_reasons(&started_as.spec, &self.record.spec).is_empty())
+        let was = started_as.or_else(|| self.input.records.get(&self.record.spec.name));
+        was.is_some_and(|was| !replacement_reasons(&was.spec, &self.record.spec).is_empty())
     }
 
     /// Its task is over: for good, or until its next time comes.
@@ -170,7 +199,7 @@ impl Case<'_, '_> {
 
     /// When a run that is under way has taken too long.
     pub(super) fn timeout_at(&self, instance: &Instance) -> Option<Steady> {
-        let (timeout, began) = (self.record.spec.job.timeout?, instance.began?);
+        let (timeout, began) = (self.record.spec.job.timeout?, began(&self.record, instance, &self.input.clock)?);
         matches!(instance.life, Life::Running { .. }).then(|| began.plus(timeout))
     }
 

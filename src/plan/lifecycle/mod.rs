@@ -10,7 +10,7 @@
 //! | `start` | the next run, or what it waits for |
 //! | `order` | who starts after whom, and who is stopped before whom |
 //! | `schedule` | which times of a scheduled job have come, and what becomes of those that could not be kept |
-//! | `end` | a stop that is under way, and what the end of a run means |
+//! | `end` | a stop that is under way, and what the end of a run means, one by a reboot included |
 //! | `fitness` | whether a run that should go on may, by its probes |
 //! | `gpus` | whether it may stay on its GPUs |
 //! | `work` | the step and the verdict, once all is decided |
@@ -25,6 +25,7 @@ mod start;
 mod work;
 
 pub(super) use accept::replacement_reasons;
+pub(super) use end::began;
 pub use work::environment;
 pub(super) use work::settle;
 
@@ -118,6 +119,9 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
     let (ready, leaving, findings) = (&round.ready, &round.leaving, Vec::new());
     let mut case = Case { input, ledger, ready, leaving, record, target, findings, leaves_gpu: false };
     case.findings.push(accepted(&case.record, input.desired, course, changed));
+    if *seen == nothing {
+        case.nothing_is_left();
+    }
     case.follow_schedule(seen);
     match &seen.instance {
         Some(instance) => match &instance.life {

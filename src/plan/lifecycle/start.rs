@@ -71,6 +71,7 @@ impl Case<'_, '_> {
             due.begun = true;
         }
         self.record.instance += 1;
+        self.record.begun = Some(clock.now());
         self.find(ConditionKind::Ready, false, "Starting", "being set up");
         self.decision(Phase::Starting, Next::Start, None)
     }

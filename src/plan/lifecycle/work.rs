@@ -50,7 +50,8 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
     if let (Some((act, reason)), false) = (work, input.busy.contains(&name)) {
         let record = record.filter(|record| input.records.get(&name) != Some(record) && act != Act::Forget);
         if record.is_some() || act != Act::Remember {
-            plan.work.push(Work { name: name.clone(), record, act, reason });
+            let failed = record.as_ref().filter(|_| matches!(act, Act::Start { .. })).map(not_begun);
+            plan.work.push(Work { name: name.clone(), record, act, reason, done: None, failed });
         }
     }
     plan.verdicts.insert(name, Verdict { phase, observed_generation, last_exit, findings });
@@ -67,6 +68,11 @@ fn ends_it(input: &Input<'_>, record: Option<&Record>, work: Option<&(Act, Strin
         }
         _ => false,
     }
+}
+
+/// A start that fails takes away what it made: there was no such run, and a reboot has not ended it.
+fn not_begun(record: &Record) -> Record {
+    Record { begun: None, ..record.clone() }
 }
 
 fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {

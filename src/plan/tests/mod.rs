@@ -10,6 +10,7 @@ mod order;
 mod places;
 mod probes;
 mod properties;
+mod reboots;
 mod rollouts;
 mod world;
 

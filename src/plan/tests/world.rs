@@ -127,7 +127,7 @@ impl World {
         let plan = self.plan();
         self.guarded = plan.guarded.clone();
         let mut shown = String::new();
-        for Work { name, record, act, reason } in plan.work {
+        for Work { name, record, act, reason, done, failed: _ } in plan.work {
             let act_shown = match &act {
                 Act::Start { env, .. } => match env.get("CUDA_VISIBLE_DEVICES") {
                     Some(devices) => format!("start with {devices}"),
@@ -139,6 +139,9 @@ impl World {
             };
             writeln!(shown, "{name}: {act_shown} ({reason})").unwrap();
             self.carry_out(&name, record, &act);
+            if let Some(record) = done {
+                self.records.insert(name, record);
+            }
         }
         for (name, verdict) in &plan.verdicts {
             let findings: Vec<String> = verdict
@@ -251,14 +254,14 @@ impl World {
         self.after(u64::try_from(wake_at.since(self.now).as_millis()).unwrap())
     }
 
-    /// The power fails: nothing runs any more, the other clock begins anew, and a tmpfs is empty.
+    /// The power fails for a minute, and the host boots: nothing runs any more, the other clock begins anew, and a tmpfs is empty.
     pub fn reboot(&mut self) -> &mut World {
         let boots = self.machine.boot_id.len();
         self.machine.boot_id = format!("boot{}", "'".repeat(boots - 3));
         self.observed.clear();
         self.standings.clear();
-        self.steady = Steady(20_000);
-        self.after(60_000)
+        self.after(80_000).steady = Steady(20_000);
+        self
     }
 
     /// Somebody sets the clock on the wall.
