@@ -10,11 +10,13 @@
 //! Terms: to *arrive* is to be ready, by a run that has lasted for [`STEADY`]. *Refused* is a spec whatever the name and number of the replica.
 //!
 //! Guarantees: no more than `maxUnavailable` replicas are missing because of an update; only an edit brings back what was refused; an edit
-//! that needs no new process reaches all replicas at once.
+//! that needs no new process reaches all replicas at once; every replica that has what is wanted while others have not can be judged and
+//! put back, one that is new included; a restart of the host speaks against no update.
 
 use super::Input;
 use super::lifecycle::{began, replacement_reasons};
 use crate::model::desired::Wanted;
+use crate::model::exit::{Exit, Outcome};
 use crate::model::name::Name;
 use crate::model::record::{Record, Refused, Rollout};
 use crate::model::replica::{Rolling, Strategy};
@@ -43,6 +45,8 @@ pub enum Course {
     Stay(Refused),
     /// It is new, and starts with what the others have kept.
     Join(Box<Wanted>, Refused),
+    /// It is new, and starts with what is wanted while the others still have this.
+    Debut(Box<Wanted>),
     /// All have arrived: what was before is forgotten.
     Settle,
 }
@@ -101,13 +105,18 @@ impl Group<'_> {
         })
     }
 
-    /// What a replica without a past starts with while what is wanted is refused.
-    fn good(&self) -> Option<(Arc<Spec>, &Record)> {
-        self.members.iter().find_map(|member| {
+    /// What the others had before an update that is not over, as a replica without a past would have had it.
+    fn good_for(&self, member: &Member<'_>) -> Option<Wanted> {
+        let (good, origin) = self.members.iter().find_map(|member| {
             let record = member.record?;
-            let spec = record.rollout.as_ref().map_or(&record.spec, |rollout| &rollout.previous);
-            Some((Arc::clone(spec), record))
-        })
+            Some(match &record.rollout {
+                Some(Rollout { previous, origin, .. }) => (previous, origin),
+                None => (&record.spec, &record.origin),
+            })
+        })?;
+        let own = &member.wanted.spec;
+        let spec = Spec { name: own.name.clone(), replica: own.replica.clone(), ..good.as_ref().clone() };
+        Some(Wanted { spec: Arc::new(spec), origin: origin.clone() })
     }
 
     /// What holds before anybody has been looked at.
@@ -115,17 +124,24 @@ impl Group<'_> {
         let refused = self.refused();
         let course = |member: &Member<'_>| match (&refused, member.record) {
             (Some(refused), Some(_)) => Some(Course::Stay(refused.clone())),
-            (Some(refused), None) => {
-                let (good, Record { origin, .. }) = self.good()?;
-                let own = &member.wanted.spec;
-                let spec = Spec { name: own.name.clone(), replica: own.replica.clone(), ..good.as_ref().clone() };
-                let wanted = Wanted { spec: Arc::new(spec), origin: origin.clone() };
-                Some(Course::Join(Box::new(wanted), refused.clone()))
+            (Some(refused), None) => Some(Course::Join(Box::new(self.good_for(member)?), refused.clone())),
+            (None, Some(_)) => (!member.is_at_target()).then_some(Course::Wait),
+            (None, None) => {
+                let good = self.good_for(member)?;
+                let differs = !replacement_reasons(&good.spec, &member.wanted.spec).is_empty();
+                differs.then(|| Course::Debut(Box::new(good)))
             }
-            (None, _) => (!member.is_at_target()).then_some(Course::Wait),
         };
         self.members.iter().filter_map(|member| Some((member.name.clone(), course(member)?))).collect()
     }
+}
+
+/// The last end of its new process that was its own. A restart of the host says nothing about an update.
+fn own_failure(record: &Record) -> Option<&Exit> {
+    // One that is the last is not counted among those that another try follows.
+    let failures = record.failures.saturating_add(u32::from(record.finished));
+    let latest = record.last_exit.iter().chain(record.earlier_exits.iter().rev());
+    latest.take(usize::try_from(failures).unwrap_or(usize::MAX)).find(|exit| exit.outcome != Outcome::HostRestarted)
 }
 
 /// The course of each workload that does not simply take what is wanted.
@@ -225,12 +241,12 @@ impl Turn<'_, '_> {
         let rollout = record.rollout.as_ref()?;
         let clock = self.input.clock;
         let deadline = self.group.rolling.progress_deadline;
-        let reason = if record.failures > 0 || record.finished {
-            let outcome = record.last_exit.as_ref().map_or_else(String::new, |exit| exit.outcome.to_string());
-            format!("{} {outcome}", member.name)
+        let reason = if let Some(exit) = own_failure(record) {
+            format!("{} {}", member.name, exit.outcome)
         } else if arrived {
             return None;
-        } else if let Some(left) = clock.left(&rollout.since, deadline) {
+        } else if let Some(left) = deadline.checked_sub(clock.up_since(&rollout.since)).filter(|left| !left.is_zero()) {
+            // After a reboot the others come up as well: it has its whole time again.
             self.wake_in(left);
             return None;
         } else {

@@ -30,7 +30,14 @@ pub(super) fn accept(
             Some(Course::Join(good, refused)) => (good.as_ref(), Some(refused.clone())),
             _ => (wanted?, None),
         };
-        return Some((Record { refused, ..Record::new(Arc::clone(spec), origin.clone()) }, true));
+        let rollout = match course {
+            Some(Course::Debut(good)) => {
+                let Wanted { spec, origin } = good.as_ref().clone();
+                Some(Rollout { previous: spec, origin, since: clock.now() })
+            }
+            _ => None,
+        };
+        return Some((Record { refused, rollout, ..Record::new(Arc::clone(spec), origin.clone()) }, true));
     };
     let Some(Wanted { spec, origin }) = wanted else { return Some((record, false)) };
     if let Some(changed) = follow(&mut record, spec, course, clock) {
@@ -87,8 +94,9 @@ fn follow(record: &mut Record, wanted: &Arc<Spec>, course: Option<&Course>, cloc
             record.rollout = Some(Rollout { previous, origin, since: clock.now() });
         }
         Some(Course::Settle) => record.rollout = None,
-        None if wanted.strategy == Strategy::Recreate => record.rollout = None,
-        None => {}
+        // Who is not to run has nothing to go back to, and whoever runs again begins with what is wanted then.
+        None if wanted.strategy == Strategy::Recreate || wanted.suspend => record.rollout = None,
+        None | Some(Course::Debut(_)) => {}
     }
     if record.refused.as_ref().is_some_and(|refused| !is_same(&refused.spec, wanted)) {
         record.refused = None;

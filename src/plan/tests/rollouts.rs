@@ -199,3 +199,129 @@ fn a_run_whose_beginning_is_not_known_yet_has_not_lasted() {
     turn(world.after(3000));
     assert_eq!(commands(&world), "old new new");
 }
+
+#[test]
+fn a_reboot_in_the_middle_of_an_update_speaks_against_nothing() {
+    let mut world = three();
+    world.file("web.yaml", NEW);
+    turn(&mut world);
+    turn(world.after(3000));
+    assert_eq!(commands(&world), "old new new");
+    for _ in 0..3 {
+        // Down for longer than an update may take.
+        world.after(600_000).reboot();
+        turn(&mut world);
+        assert_eq!(commands(&world), "old new new", "each is started as it was");
+        assert!(world.records.values().all(|record| record.refused.is_none()));
+    }
+    turn(world.after(2999));
+    assert_eq!(commands(&world), "old new new");
+    turn(world.after(1));
+    assert_eq!(commands(&world), "new new new");
+    turn(world.after(3000));
+    assert!(world.records.values().all(|record| record.rollout.is_none()));
+}
+
+#[test]
+fn what_fails_after_a_reboot_or_had_failed_before_it_is_put_back() {
+    for before in [true, false] {
+        let mut world = three();
+        world.file("web.yaml", NEW);
+        turn(&mut world);
+        if before {
+            // Seen by the next controller, in the next boot.
+            world.exit_code("web.2", 1);
+            let clear = world.plan().work.into_iter().find(|work| work.name.as_str() == "web.2").unwrap();
+            world.records.insert(clear.name, clear.record.unwrap());
+            world.reboot();
+        } else {
+            turn(world.reboot());
+            world.exit_code("web.2", 1);
+        }
+        turn(&mut world);
+        assert_eq!(commands(&world), "old old old", "before the reboot: {before}");
+        let refused = world.records.values().find_map(|record| record.refused.clone()).unwrap();
+        assert_eq!(refused.reason, "web.2 exited with code 1");
+    }
+}
+
+#[test]
+fn after_a_reboot_an_update_has_its_whole_time_again_and_no_more() {
+    let mut world = three();
+    world.file("web.yaml", NEW);
+    turn(&mut world);
+    world.after(59_000).reboot().settle();
+    let unready = |world: &mut World| {
+        let instance = world.observed.get_mut(&"web.2".parse().unwrap()).unwrap().instance.as_mut().unwrap();
+        instance.life = crate::model::observed::Life::Starting;
+    };
+    unready(&mut world);
+    // The host has been up for 20 s.
+    turn(world.after(39_999));
+    assert_eq!(commands(&world), "old old new");
+    turn(world.after(1));
+    assert_eq!(commands(&world), "old old old");
+}
+
+#[test]
+fn whoever_is_suspended_in_the_middle_of_an_update_has_nothing_to_go_back_to() {
+    let mut world = three();
+    world.file("web.yaml", NEW);
+    turn(&mut world);
+    assert_eq!(world.records.values().filter(|record| record.rollout.is_some()).count(), 1);
+    world.file("web.yaml", &format!("{NEW}\nsuspend: true"));
+    turn(&mut world);
+    assert!(world.records.values().all(|record| record.rollout.is_none()));
+    // What runs from now on is what the next update goes back to.
+    world.file("web.yaml", NEW);
+    turn(&mut world);
+    assert_eq!(commands(&world), "new new new");
+    turn(world.after(5000));
+    world.file("web.yaml", &NEW.replace("new", "bad"));
+    turn(&mut world);
+    assert_eq!(commands(&world), "new new bad");
+    world.exit_code("web.2", 1);
+    turn(&mut world);
+    assert_eq!(commands(&world), "new new new");
+}
+
+#[test]
+fn a_new_replica_of_a_new_command_is_judged_like_those_that_get_it_in_their_turn() {
+    let more = |text: &str| text.replace("replicas: 3", "replicas: 5");
+    let all = |world: &World| {
+        let spec = |record: &crate::model::record::Record| record.spec.process.command[0].clone();
+        world.records.values().map(spec).collect::<Vec<_>>().join(" ")
+    };
+    // Good: the others follow when the new ones have arrived.
+    let mut world = three();
+    world.file("web.yaml", &more(NEW));
+    turn(&mut world);
+    assert_eq!(all(&world), "old old old new new");
+    for expected in ["old old new new new", "old new new new new", "new new new new new"] {
+        turn(world.after(3000));
+        assert_eq!(all(&world), expected);
+    }
+    turn(world.after(3000));
+    assert!(world.records.values().all(|record| record.rollout.is_none()));
+    // Bad: no old one is touched, and the new ones get what those have.
+    for fails in [true, false] {
+        let mut world = three();
+        world.file("web.yaml", &more(NEW));
+        turn(&mut world);
+        for name in ["web.3", "web.4"] {
+            if fails {
+                world.exit_code(name, 1);
+            } else {
+                let instance = world.observed.get_mut(&name.parse().unwrap()).unwrap().instance.as_mut().unwrap();
+                instance.life = crate::model::observed::Life::Starting;
+            }
+        }
+        turn(world.after(60_000));
+        turn(world.after(3000));
+        assert_eq!(all(&world), "old old old old old", "fails: {fails}");
+        assert!(world.records.values().all(|record| record.instance == 1 || record.spec.name.as_str() > "web.2"));
+        turn(world.after(3000));
+        assert_eq!(world.plan().work, []);
+        assert!(world.records.values().all(|record| record.rollout.is_none() && record.refused.is_some()));
+    }
+}
