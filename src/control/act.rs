@@ -30,8 +30,8 @@ impl ActError {
 /// What the decision was made on.
 pub struct Known {
     pub seen: Observed,
-    /// Whether it is recorded that it is not to run again.
-    pub finished: bool,
+    /// Whether it is recorded that nothing follows its last run, or nothing before its next time comes.
+    pub over: bool,
 }
 
 /// What became of a record on the way to the database.
@@ -95,7 +95,7 @@ fn take_step(host: &dyn Host, store: &Store, work: &Work, known: &Known) -> Resu
             // from being started again: then the exit is remembered in memory only. But what is not to run again keeps its traces till then,
             // because a controller that knew neither would run it.
             if let Err(error) = store.flush() {
-                if known.finished {
+                if known.over {
                     return Err(error.into());
                 }
                 tracing::error!(workload = %name, error = %chain(&error), "cannot flush how a run ended");

@@ -37,6 +37,7 @@ use crate::model::event::News;
 use crate::model::label::HostLabels;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
+use crate::model::record::Record;
 use crate::model::time::Timestamp;
 use crate::plan::strain::Strains;
 use crate::plan::{Act, Plan, Work};
@@ -363,7 +364,7 @@ impl Controller {
         }
         let known = Known {
             seen: self.state.observed.get(&name).cloned().unwrap_or_default(),
-            finished: self.state.records.get(&name).is_some_and(|record| record.finished),
+            over: self.state.records.get(&name).is_some_and(Record::is_over),
         };
         self.state.begin(&name);
         let may_wait = self.state.unsaved.may_wait(&name);

@@ -172,6 +172,11 @@ pub struct Requested {
 pub const EARLIER_EXITS_MAX: usize = 9;
 
 impl Record {
+    /// Whether nothing is to follow what has ended: another try would do a second time what is done, or has been given up.
+    pub fn is_over(&self) -> bool {
+        self.finished || self.scheduled.as_ref().is_some_and(|scheduled| scheduled.due.is_none())
+    }
+
     /// Notes how a run has ended.
     pub fn note_exit(&mut self, exit: Exit) {
         self.earlier_exits.extend(self.last_exit.replace(exit));

@@ -8,8 +8,8 @@ use super::world::{World, eventually, eventually_or, signal};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 /// A controller with file systems of its own for some of its folders.
 struct Host {
@@ -269,18 +269,78 @@ fn damage_to_any_file_of_the_database_costs_no_process() {
     }
 }
 
+/// A small disk that is there while no controller lives.
+struct Held {
+    holder: Child,
+    /// Its folder as we see it.
+    inside: PathBuf,
+    /// What a controller's shell does to see it.
+    join: String,
+}
+
+fn hold(folder: &Path, size: &str) -> Held {
+    fs::create_dir_all(folder).unwrap();
+    let script = format!("mount -t tmpfs -o mode=700,size={size} tmpfs {} && exec sleep 1000", folder.display());
+    let holder = Command::new("unshare").args(["--mount", "sh", "-c", &script]).spawn().unwrap();
+    let inside = PathBuf::from(format!("/proc/{}/root", holder.id())).join(folder.strip_prefix("/").unwrap());
+    let mounted = || fs::read_to_string(format!("/proc/{}/mounts", holder.id())).unwrap_or_default();
+    eventually("it is mounted", || mounted().contains(folder.to_str().unwrap()));
+    let join = format!("exec nsenter -t {} -m \"$@\"", holder.id());
+    Held { holder, inside, join }
+}
+
+#[test]
+fn a_scheduled_run_that_a_full_disk_keeps_from_being_saved_is_not_made_twice() {
+    let mut host = Host { world: World::new() };
+    let Held { mut holder, inside, join } = hold(&host.world.path("state"), "4m");
+    host.world.start_after(&join);
+    let count = host.world.path("scratch");
+    fs::create_dir_all(&count).unwrap();
+    // Once, in some seconds; the next time is tomorrow's.
+    let soon = Command::new("date").args(["-u", "-d", "+10 seconds", "+%-S %-M %-H * * *"]).output().unwrap();
+    let cron = String::from_utf8(soon.stdout).unwrap();
+    let job = format!(
+        "kind: job\nschedule: '{}'\nvolumes: [{{source: {}, target: /mnt}}]\ncommand: [sh, -c, 'echo ran >> /mnt/ran']",
+        cron.trim(),
+        count.display()
+    );
+    host.world.put("job.yaml", &job);
+    host.world.wait_status("job", |status| status["conditions"].to_string().contains("Scheduled"));
+    let mut filler = fs::File::create(inside.join("filler")).unwrap();
+    while filler.write_all(&[b'x'; 512]).is_ok() {}
+    drop(filler);
+    // More than the rest of the last segment of the database has room for.
+    let text = "x".repeat(100_000);
+    host.world.put("big.yaml", &format!("command: sleep infinity\nenv: {{TEXT: {text}}}"));
+    let big = host.world.wait_running("big");
+    let ran = || fs::read_to_string(count.join("ran")).unwrap_or_default();
+    let over = |status: &serde_json::Value| {
+        status["lastExit"]["code"] == 0 && status["conditions"].to_string().contains("the last one: exited with code 0")
+    };
+    eventually("it has run", || ran() == "ran\n");
+    host.world.wait_status("job", |status| status["lastExit"]["code"] == 0);
+    host.wait_told("No space left on device");
+    host.world.kill_controller();
+    host.world.start_after(&join);
+    assert_eq!(host.world.wait_running("big"), big);
+    host.world.wait_status("job", |status| status["lastExit"]["code"] == 0);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(ran(), "ran\n", "it has run again");
+    fs::remove_file(inside.join("filler")).unwrap();
+    host.world.wait_status("job", over);
+    host.world.kill_controller();
+    host.world.start_after(&join);
+    host.world.wait_status("job", over);
+    assert_eq!(ran(), "ran\n", "it has run again");
+    host.world.kill_controller();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
 #[test]
 fn a_full_runtime_folder_stops_nothing_and_forgets_no_end() {
     let mut host = Host { world: World::new() };
-    let traces = host.world.path("run/workloads");
-    fs::create_dir_all(&traces).unwrap();
-    // Keeps the mount while no controller lives.
-    let script = format!("mount -t tmpfs -o mode=700,size=1m tmpfs {} && exec sleep 1000", traces.display());
-    let mut holder = Command::new("unshare").args(["--mount", "sh", "-c", &script]).spawn().unwrap();
-    let inside = PathBuf::from(format!("/proc/{}/root", holder.id())).join(traces.strip_prefix("/").unwrap());
-    let mounted = || fs::read_to_string(format!("/proc/{}/mounts", holder.id())).unwrap_or_default();
-    eventually("it is mounted", || mounted().contains(traces.to_str().unwrap()));
-    let join = format!("exec nsenter -t {} -m \"$@\"", holder.id());
+    let Held { mut holder, inside, join } = hold(&host.world.path("run/workloads"), "1m");
     host.world.start_after(&join);
     for name in ["web", "dies"] {
         host.world.put(&format!("{name}.yaml"), "restart: {initialDelay: 10ms}\ncommand: sleep infinity");

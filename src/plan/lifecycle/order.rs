@@ -51,9 +51,8 @@ impl Case<'_, '_> {
 
     /// Whether a job has done what its manifest says now. One with a schedule has if its last run succeeded.
     fn is_completed(&self, name: &Name, record: &Record) -> bool {
-        let over = record.finished || record.scheduled.as_ref().is_some_and(|scheduled| scheduled.due.is_none());
         let same = self.spec_of(name).is_none_or(|spec| replacement_reasons(&record.spec, spec).is_empty());
-        over && same && record.last_exit.as_ref().is_some_and(|exit| exit.outcome.is_success())
+        record.is_over() && same && record.last_exit.as_ref().is_some_and(|exit| exit.outcome.is_success())
     }
 
     /// A workload that is to be stopped as well, comes after this one and is still there: it may need this one to end well.

@@ -306,3 +306,26 @@ fn a_suspended_schedule_makes_up_for_nothing_and_an_edited_one_begins_anew() {
     world.file("job.yaml", "kind: job\ncommand: a");
     assert!(world.settle().contains("job: start"));
 }
+
+#[test]
+fn a_run_is_over_when_nothing_follows_it_before_the_next_time() {
+    let is_over = |world: &World| world.records.values().next().unwrap().is_over();
+    let mut world = World::new(4);
+    at(&mut world, "2026-03-01T12:00:00Z");
+    world.file("job.yaml", "kind: job\ncommand: a\nretries: 1\nschedule: '0 3 * * *'").settle();
+    world.sleep().settle();
+    assert!(!is_over(&world), "it runs");
+    world.exit_code("job", 1);
+    world.settle();
+    assert!(!is_over(&world), "it is tried again");
+    world.sleep().settle();
+    world.exit_code("job", 0);
+    world.pass();
+    assert!(is_over(&world), "it is done, although another time will come");
+    let mut world = World::new(4);
+    world.file("job.yaml", "kind: job\ncommand: a").settle();
+    assert!(!is_over(&world));
+    world.exit_code("job", 0);
+    world.pass();
+    assert!(is_over(&world));
+}
