@@ -51,12 +51,15 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
 mod tests {
     use super::*;
     use crate::manifest::parse;
-    use crate::model::clock::Moment;
+    use crate::model::clock::{Moment, Steady, Time};
     use crate::model::exit::{Exit, Outcome};
     use crate::model::gpu::{Exposure, GpuId, GpuLease, Share, Vendor};
-    use crate::model::record::{Grant, Requested, Stopping};
+    use crate::model::isolation::IdRange;
+    use crate::model::probe::ProbeKind;
+    use crate::model::record::{Due, Grant, LeftOut, Refused, Requested, Rollout, Scheduled, Stopping};
     use crate::model::time::Timestamp;
     use std::path::Path;
+    use std::sync::Arc;
 
     fn record() -> Record {
         let text = b"command: [stress, --cpu, '2']\ncpu: {limit: 2, class: pinned, request: 1}\nmemory: 512M\ngpu: {memory: 8Gi}\n\
@@ -89,6 +92,7 @@ mod tests {
             finished: false,
             stopping: Some(Stopping {
                 since: Moment { wall: Timestamp(1), reading: None },
+                asked: true,
                 killed: None,
                 reason: "web.yaml was deleted".to_owned(),
                 timed_out: false,
@@ -98,9 +102,50 @@ mod tests {
         }
     }
 
+    /// With what version 2 has brought.
+    fn record_2() -> Record {
+        let moment =
+            |steady| Time { wall: Timestamp(1_795_464_785_042), steady: Steady(steady) }.of_boot("a-boot").now();
+        let Record { spec, origin, last_exit, stopping, .. } = record();
+        let lost = last_exit.clone().map(|exit| Exit { outcome: Outcome::HostRestarted, ..exit });
+        let at = Timestamp(1_795_464_000_000);
+        Record {
+            begun: Some(moment(12_345)),
+            retry_at: Some(moment(-5)),
+            last_exit: lost,
+            earlier_exits: last_exit.into_iter().collect(),
+            stopping: stopping.map(|before| Stopping {
+                since: moment(1),
+                killed: Some(moment(2)),
+                asked: false,
+                failed: Some(ProbeKind::Liveness),
+                ..before
+            }),
+            scheduled: Some(Scheduled {
+                handled: at,
+                due: Some(Due { at, begun: true }),
+                left_out: Some(LeftOut { at, reason: "the run before still went on".to_owned() }),
+            }),
+            rollout: Some(Rollout { previous: Arc::clone(&spec), origin: origin.clone(), since: moment(3) }),
+            refused: Some(Refused { spec, generation: 2, reason: "web exited with code 1".to_owned(), at: moment(4) }),
+            ids: Some(IdRange { first: 65_536 }),
+            failed_tries: 4,
+            ..record()
+        }
+    }
+
     #[test]
     fn records_read_back_as_they_were_written() {
-        assert_eq!(decode(&encode(&record()).unwrap()).unwrap(), record());
+        for record in [record(), record_2()] {
+            assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
+        }
+    }
+
+    #[test]
+    fn records_of_version_2_are_read_for_ever() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/record-v2");
+        // Written once, by this line, when version 2 was made: std::fs::write(&path, encode(&record_2()).unwrap()).
+        assert_eq!(decode(&std::fs::read(path).unwrap()).unwrap(), record_2());
     }
 
     #[test]

@@ -133,8 +133,11 @@ impl Origin {
 /// A stop that has begun; it is seen through even if the reason goes away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopping {
-    /// When the stop signal was sent.
+    /// When the stop signal was sent, or was about to be.
     pub since: Moment,
+    /// Whether it is known to have been sent. Known before as soon as it was decided on.
+    #[serde(default = "asked")]
+    pub asked: bool,
     /// When the whole cgroup was last killed, the grace being over.
     pub killed: Option<Moment>,
     pub reason: String,
@@ -144,6 +147,22 @@ pub struct Stopping {
     /// The probe it is stopped for. That counts as a failure of its own, however it then ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<ProbeKind>,
+}
+
+fn asked() -> bool {
+    true
+}
+
+impl Stopping {
+    /// One that begins with the stop signal.
+    pub fn by_asking(now: Moment, reason: String) -> Stopping {
+        Stopping { since: now, asked: false, killed: None, reason, timed_out: false, failed: None }
+    }
+
+    /// One that begins with its end.
+    pub fn by_force(now: Moment, reason: String) -> Stopping {
+        Stopping { since: now.clone(), asked: true, killed: Some(now), reason, timed_out: false, failed: None }
+    }
 }
 
 /// CPUs and GPUs set aside for a workload.

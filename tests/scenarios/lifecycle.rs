@@ -106,6 +106,36 @@ fn who_ignores_the_signal_is_killed_with_everything_it_started() {
 }
 
 #[test]
+fn who_could_not_be_asked_at_first_is_asked_again_and_only_until_it_was() {
+    let mut world = World::new();
+    let inject = "inject=pidfd_send_signal:error=EPERM:when=1";
+    // Not the workloads: what is executed is let go of.
+    let strace = ["-f", "--detach-on=execve", "-e", "trace=pidfd_send_signal", "-e", inject];
+    world.start_traced(&strace, &[]);
+    let script = "trap 'echo asked' TERM; echo begun; while [ ! -e /mnt/go ]; do sleep 0.05; done; exit 3";
+    let go = world.path("scratch");
+    fs::create_dir(&go).unwrap();
+    let text = format!(
+        "stop: {{grace: 50s}}\nvolumes: [{{source: {}, target: /mnt}}]\ncommand: [sh, -c, \"{script}\"]",
+        go.display()
+    );
+    world.put("web.yaml", &text);
+    world.wait_running("web");
+    eventually("its trap is set", || world.logs("web").contains("begun"));
+    world.put("web.yaml", &format!("{text}\nsuspend: true"));
+    eventually("it is asked", || world.logs("web") == "begun\nasked\n");
+    assert!(world.log().contains("Operation not permitted"), "{}", world.log());
+    // Neither the next pass nor the next controller asks again.
+    world.kill_controller();
+    world.start(&[]);
+    world.wait_phase("web", "Stopping");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    fs::write(go.join("go"), "").unwrap();
+    assert_eq!(world.wait_phase("web", "Suspended")["lastExit"]["code"], 3);
+    assert_eq!(world.logs("web"), "begun\nasked\n");
+}
+
+#[test]
 fn deleting_the_file_stops_the_workload_and_removes_its_cgroup() {
     let world = World::running();
     world.put("web.yaml", "command: sleep infinity");

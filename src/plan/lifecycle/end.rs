@@ -46,12 +46,24 @@ impl Case<'_, '_> {
         }
     }
 
-    /// It has been asked to end; when the grace is over its cgroup is killed.
+    /// Asks it to end. That it was asked is remembered when it has been; the grace is reckoned from the first try.
+    pub(super) fn ask(mut self, instance: &Instance, stopping: Stopping) -> Decision {
+        let Stop { signal, grace } = self.stop_of(instance);
+        let (clock, reason) = (self.input.clock, stopping.reason.clone());
+        let wake_at = clock.left(&stopping.since, grace).map(|left| clock.wall.plus(left));
+        self.record.stopping = Some(stopping);
+        self.decision(Phase::Stopping, Next::Do { act: Act::Stop { signal }, reason }, wake_at)
+    }
+
+    /// It is to end; when the grace is over its cgroup is killed.
     pub(super) fn stopping(mut self, instance: &Instance) -> Decision {
         let clock = self.input.clock;
         let grace = self.stop_of(instance).grace;
+        let has_failed = self.input.setbacks.contains_key(&self.record.spec.name);
         let Some(stopping) = &mut self.record.stopping else { return self.decision(Phase::Running, Next::Keep, None) };
-        stopping.since = clock.here(&stopping.since);
+        let unasked = !stopping.asked && stopping.killed.is_none();
+        // The controller that was about to ask was killed first, it may be long ago. What we have tried ourselves counts from the first try.
+        stopping.since = if unasked && !has_failed { clock.now() } else { clock.here(&stopping.since) };
         stopping.killed = stopping.killed.as_ref().map(|killed| clock.here(killed));
         let reason = stopping.reason.clone();
         let left = match &stopping.killed {
@@ -62,6 +74,9 @@ impl Case<'_, '_> {
         if let Some(left) = left {
             let word = stopping.failed.map_or("Stopping", ProbeKind::failure);
             self.find(ConditionKind::Ready, false, word, reason);
+            if let Some(stopping) = self.record.stopping.take_if(|_| unasked) {
+                return self.ask(instance, stopping);
+            }
             // Its limits are kept until the end: a neighbour may be waiting for it to leave exclusive CPUs.
             return self.decision(Phase::Stopping, Next::Keep, Some(clock.wall.plus(left)));
         }
@@ -97,13 +112,7 @@ impl Case<'_, '_> {
                 return false;
             }
         }
-        self.record.stopping = Some(Stopping {
-            since: clock.now(),
-            killed: Some(clock.now()),
-            reason: reason.to_owned(),
-            timed_out: false,
-            failed: None,
-        });
+        self.record.stopping = Some(Stopping::by_force(clock.now(), reason.to_owned()));
         true
     }
 

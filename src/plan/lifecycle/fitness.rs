@@ -6,7 +6,6 @@ use crate::model::probe::{ProbeKind, Standing};
 use crate::model::record::Stopping;
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
-use crate::plan::Act;
 use std::sync::Arc;
 
 impl Case<'_, '_> {
@@ -31,14 +30,7 @@ impl Case<'_, '_> {
         if failed.is_none() {
             return self.decision(Phase::Running, Next::Keep, wake_at);
         }
-        self.record.stopping = Some(Stopping {
-            since: self.input.clock.now(),
-            killed: None,
-            reason: message.clone(),
-            failed,
-            timed_out: false,
-        });
-        let signal = self.stop_of(instance).signal;
-        self.act(Phase::Stopping, Act::Stop { signal }, message)
+        let stopping = Stopping::by_asking(self.input.clock.now(), message);
+        self.ask(instance, Stopping { failed, ..stopping })
     }
 }

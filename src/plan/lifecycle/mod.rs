@@ -222,15 +222,8 @@ impl Case<'_, '_> {
                 return self.decision(Phase::Stopping, Next::Keep, None);
             }
             self.find(ConditionKind::Ready, false, "Stopping", reason.clone());
-            self.record.stopping = Some(Stopping {
-                since: self.input.clock.now(),
-                killed: None,
-                reason: reason.clone(),
-                timed_out,
-                failed: None,
-            });
-            let signal = self.stop_of(instance).signal;
-            return self.act(Phase::Stopping, Act::Stop { signal }, reason);
+            let stopping = Stopping::by_asking(self.input.clock.now(), reason);
+            return self.ask(instance, Stopping { timed_out, ..stopping });
         }
         if let Some(started_as) = instance.record.as_ref().filter(|was| was.spec.logs != self.record.spec.logs) {
             let message = format!("logs stay at {} until its next start", started_as.spec.logs);

@@ -5,7 +5,7 @@ use crate::model::cgroup::{Shrink, Write};
 use crate::model::exit::{Exit, Outcome};
 use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES, VISIBLE_DEVICES_AMD, Vendor};
 use crate::model::name::Name;
-use crate::model::record::Record;
+use crate::model::record::{Record, Stopping};
 use crate::model::spec::{Kind, Process, REPLICA_VARIABLE};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
@@ -39,7 +39,7 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
     if let Some(setback) = input.setbacks.get(&name).filter(|_| !nothing_to_do) {
         let message = setback.message.clone();
         findings.push(Finding { kind: ConditionKind::Degraded, status: true, reason: "StepFailed", message });
-        if input.clock.steady < setback.retry_at && !ends_it(input, record.as_ref(), work.as_ref()) {
+        if input.clock.steady < setback.retry_at && !ends_it(input, &name, record.as_ref(), work.as_ref()) {
             work = None;
             phase = if starts { Phase::Failed } else { phase };
             wake_at = earliest(wake_at, Some(input.clock.wall_at(setback.retry_at)));
@@ -48,20 +48,21 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
     plan.wake_at = earliest(plan.wake_at, wake_at);
     let last_exit = record.as_ref().and_then(|record| record.last_exit.clone());
     if let (Some((act, reason)), false) = (work, input.busy.contains(&name)) {
+        let done = record.as_ref().filter(|_| matches!(act, Act::Stop { .. })).map(asked);
+        let failed = record.as_ref().filter(|_| matches!(act, Act::Start { .. })).map(not_begun);
         let record = record.filter(|record| input.records.get(&name) != Some(record) && act != Act::Forget);
         if record.is_some() || act != Act::Remember {
-            let failed = record.as_ref().filter(|_| matches!(act, Act::Start { .. })).map(not_begun);
-            plan.work.push(Work { name: name.clone(), record, act, reason, done: None, failed });
+            plan.work.push(Work { name: name.clone(), record, act, reason, done, failed });
         }
     }
     plan.verdicts.insert(name, Verdict { phase, observed_generation, last_exit, findings });
 }
 
 /// Whether the step asks it to end, or ends it after its grace: neither waits for what was last tried on it, which may be a limit that the
-/// kernel refuses for ever. A kill of what is left over waits: that is a failure of its own.
-fn ends_it(input: &Input<'_>, record: Option<&Record>, work: Option<&(Act, String)>) -> bool {
+/// kernel refuses for ever. A kill of what is left over waits, and so does asking again: those are failures of their own.
+fn ends_it(input: &Input<'_>, name: &Name, record: Option<&Record>, work: Option<&(Act, String)>) -> bool {
     match work {
-        Some((Act::Stop { .. }, _)) => true,
+        Some((Act::Stop { .. }, _)) => input.records.get(name).is_none_or(|known| known.stopping.is_none()),
         Some((Act::Kill, _)) => {
             let (stopping, now) = (record.and_then(|record| record.stopping.as_ref()), Some(input.clock.now()));
             stopping.is_some_and(|stopping| stopping.killed == now && Some(&stopping.since) != now.as_ref())
@@ -73,6 +74,12 @@ fn ends_it(input: &Input<'_>, record: Option<&Record>, work: Option<&(Act, Strin
 /// A start that fails takes away what it made: there was no such run, and a reboot has not ended it.
 fn not_begun(record: &Record) -> Record {
     Record { begun: None, ..record.clone() }
+}
+
+/// A signal that is sent is not sent again: for many programs a second one means to end without delay.
+fn asked(record: &Record) -> Record {
+    let stopping = record.stopping.clone().map(|stopping| Stopping { asked: true, ..stopping });
+    Record { stopping, ..record.clone() }
 }
 
 fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {

@@ -180,3 +180,55 @@ fn an_edit_replaces_a_run_whose_traces_are_lost() {
     assert!(matches!(stop.act, Act::Stop { .. }), "{stop:?}");
     assert_eq!(stop.reason, "a new command needs a new process");
 }
+
+/// A run that is to end, as remembered before it is asked to.
+fn about_to_be_asked() -> World {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\nstop: {grace: 10s}").settle();
+    world.files.clear();
+    let stop = world.plan().work.remove(0);
+    assert!(matches!(stop.act, Act::Stop { .. }), "{stop:?}");
+    world.records.insert(stop.name, stop.record.unwrap());
+    world
+}
+
+#[test]
+fn a_controller_that_was_killed_before_it_asked_is_made_up_for() {
+    // Down for longer than the grace, too: nobody is killed who was not asked.
+    for down_ms in [0, 5000, 3_600_000] {
+        let mut world = about_to_be_asked();
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(world.after(down_ms).pass(), @"
+            web: stop { signal: signal(15) } (web.yaml was deleted)
+              web Stopping Accepted=false Deleted: web.yaml is gone; Ready=false Stopping: web.yaml was deleted
+            ");
+        }
+        assert_eq!(world.plan().work, [], "asked once");
+        assert_eq!(world.plan().wake_at, Some(world.now.plus(Duration::from_secs(10))), "with its whole grace");
+    }
+}
+
+#[test]
+fn whoever_was_asked_is_not_asked_again_by_the_next_controller() {
+    let mut world = about_to_be_asked();
+    world.pass();
+    for record in world.records.values_mut() {
+        *record = crate::model::codec::decode(&crate::model::codec::encode(record).unwrap()).unwrap();
+    }
+    assert_eq!(world.after(9999).plan().work, []);
+    assert_eq!(world.after(1).plan().work[0].act, Act::Kill);
+}
+
+#[test]
+fn whoever_cannot_be_asked_is_asked_again_and_killed_when_the_first_try_is_a_grace_ago() {
+    let mut world = about_to_be_asked();
+    let retry_at = world.steady.plus(Duration::from_secs(4));
+    world.setbacks.insert("web".parse().unwrap(), Setback { message: "no".to_owned(), failures: 9, retry_at });
+    let plan = world.after(3999).plan();
+    assert_eq!((plan.work, plan.wake_at), (Vec::new(), Some(world.now.plus(Duration::from_millis(1)))));
+    assert!(matches!(world.after(1).plan().work[0].act, Act::Stop { .. }));
+    world.setbacks.values_mut().next().unwrap().retry_at = world.steady.plus(Duration::from_mins(1));
+    let plan = world.plan();
+    assert_eq!((plan.work, plan.wake_at), (Vec::new(), Some(world.now.plus(Duration::from_secs(6)))));
+    assert_eq!(world.after(6000).plan().work[0].act, Act::Kill);
+}
