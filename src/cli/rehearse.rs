@@ -10,6 +10,7 @@ use crate::control::rehearsal::{Rehearsal, rehearse};
 use crate::control::trust::Trust;
 use crate::host::cgroup::FILES;
 use crate::model::cgroup::{Generation, Support};
+use crate::model::clock::Time;
 use crate::model::cpuset::CpuSet;
 use crate::model::machine::{Ceilings, Machine};
 use crate::model::shape::Shape;
@@ -37,7 +38,8 @@ pub fn run(args: &PlanArgs, shape: Shape) -> anyhow::Result<ExitCode> {
         labels: host_labels(&[])?,
         prune_guard: false,
     };
-    let rehearsal = rehearse(machine.clone(), scan, &options, ps::now());
+    let now = Time { wall: ps::now(), ..Time::default() };
+    let rehearsal = rehearse(machine.clone(), scan, &options, now);
     match args.format.output {
         Format::Table => print(&render(&machine.topology, &rehearsal))?,
         format => print_value(&rehearsal, format)?,

@@ -4,10 +4,10 @@ use super::Options;
 use super::folder::Scan;
 use super::state::State;
 use crate::manifest::diagnostic::Diagnostic;
+use crate::model::clock::Time;
 use crate::model::cpuset::CpuSet;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
-use crate::model::time::Timestamp;
 use crate::plan::Act;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ pub struct Waiting {
 }
 
 /// Plans the first pass.
-pub fn rehearse(machine: Machine, scan: Scan, options: &Options, now: Timestamp) -> Rehearsal {
+pub fn rehearse(machine: Machine, scan: Scan, options: &Options, now: Time) -> Rehearsal {
     let mut state = State::new(machine, BTreeMap::new(), options);
     state.take_scan(scan);
     let plan = state.plan(None, now);

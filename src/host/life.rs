@@ -161,6 +161,10 @@ mod tests {
             Ok(false)
         }
 
+        fn began(&self, process: Process) -> Steady {
+            Steady(i64::try_from(process.start_ticks).unwrap())
+        }
+
         fn is_running(&self, _: &Run) -> bool {
             false
         }

@@ -37,7 +37,7 @@ pub(super) fn accept(
             }
             _ => None,
         };
-        return Some((Record { refused, rollout, ..Record::new(Arc::clone(spec), origin.clone()) }, true));
+        return Some((Record { rollout, refused, ..Record::new(Arc::clone(spec), origin.clone()) }, true));
     };
     let Some(Wanted { spec, origin }) = wanted else { return Some((record, false)) };
     if let Some(changed) = follow(&mut record, spec, course, clock) {
