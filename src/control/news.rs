@@ -10,6 +10,7 @@ use crate::model::event::{News, Severity};
 use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::model::status::{ConditionKind, LastExit, Phase, Status};
+use crate::plan::HOST_BUSY;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
@@ -128,7 +129,13 @@ fn changed(before: Option<&Status>, ended_before: Option<&LastExit>, now: &Statu
         let tell = if exit.code == 0 { News::normal } else { News::warning };
         news.push(tell(name, "Ended", exit.message.clone()));
     }
-    if before.map(|before| (before.phase, before.pid)) != Some((now.phase, now.pid)) {
+    let is_held_up =
+        |status: &Status| status.condition(ConditionKind::Ready).is_some_and(|ready| ready.reason == HOST_BUSY);
+    if is_held_up(now) && !before.is_some_and(is_held_up) {
+        // Whoever waits for a job to start looks for this in vain among what is wrong with it.
+        let why = now.condition(ConditionKind::Ready).map_or("", |ready| ready.message.as_str());
+        news.push(News::normal(name, HOST_BUSY, why));
+    } else if before.map(|before| (before.phase, before.pid)) != Some((now.phase, now.pid)) {
         let why = now.condition(ConditionKind::Ready).map_or("", |ready| ready.message.as_str());
         let text = if why.is_empty() { now.phase.to_string() } else { why.to_owned() };
         match now.phase {
@@ -193,6 +200,15 @@ mod tests {
         let remembered = exit.map(|exit| (now.name.clone(), exit)).into_iter().collect();
         let news = between(&snapshot(before), &snapshot(Some(now)), &remembered);
         news.iter().map(|news| format!("{}: {}", news.reason, news.message)).collect()
+    }
+
+    #[test]
+    fn a_job_that_begins_to_wait_for_a_quieter_host_is_told_once() {
+        let busy = |message| status("Pending", (HOST_BUSY, message), None);
+        let other = || status("Pending", ("Ended", "exited with code 1"), None);
+        assert_eq!(told(None, busy("90 %"), None), ["Accepted: generation 1 of web.yaml", "HostBusy: 90 %"]);
+        assert_eq!(told(Some(other()), busy("90 %"), None), ["HostBusy: 90 %"], "it was pending before");
+        assert_eq!(told(Some(busy("90 %")), busy("91 %"), None), [""; 0]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub mod probe;
 mod rollout;
 pub mod strain;
 
-pub use lifecycle::environment;
+pub use lifecycle::{HOST_BUSY, environment};
 
 use crate::model::cgroup::{Shrink, Write};
 use crate::model::clock::{Clock, Steady};

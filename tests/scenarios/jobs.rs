@@ -173,3 +173,21 @@ fn an_update_rolls_from_replica_to_replica_and_one_that_fails_is_taken_back() {
     world.start(&[]);
     world.wait_status("web.1", |now| rolled_back(now) && now["pid"] == status["pid"]);
 }
+
+#[test]
+fn a_job_that_waits_for_a_quieter_host_says_so_once_where_people_look() {
+    let mut world = World::new();
+    world.start(&["--job-cpu-threshold", "1"]);
+    world.put("burn.yaml", "command: [sh, -c, 'while :; do :; done']");
+    world.wait_running("burn");
+    world.put("job.yaml", "kind: job\ncommand: 'true'");
+    let status = world.wait_status("job", |status| status["conditions"].to_string().contains("HostBusy"));
+    assert_eq!(status["phase"], "Pending");
+    let text = status["conditions"].to_string();
+    assert!(text.contains(" % busy, jobs start at 1 % or less (controller --job-cpu-threshold)"), "{text}");
+    // The numbers change with each look; what happened does not.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let events = world.ctl(&["events", "job"]).out;
+    assert_eq!(events.matches("HostBusy").count(), 1, "{events}");
+    assert_eq!(world.phase("job"), "Pending");
+}

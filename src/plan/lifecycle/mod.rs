@@ -26,6 +26,7 @@ mod work;
 
 pub(super) use accept::replacement_reasons;
 pub(super) use end::began;
+pub use start::HOST_BUSY;
 pub use work::environment;
 pub(super) use work::settle;
 

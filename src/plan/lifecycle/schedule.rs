@@ -53,7 +53,8 @@ impl Case<'_, '_> {
         if let (Some(Due { at, .. }), Some(tolerance)) = (waits, schedule.tolerance())
             && now > at.plus(tolerance)
         {
-            scheduled.left_out = Some(LeftOut { at: *at, reason: "it could not start in time".to_owned() });
+            let busy = self.too_busy().map(|busy| format!(": {busy}")).unwrap_or_default();
+            scheduled.left_out = Some(LeftOut { at: *at, reason: format!("it could not start in time{busy}") });
             scheduled.due = None;
         }
         self.record.scheduled = Some(scheduled);

@@ -9,6 +9,9 @@ use crate::place::{self, Ask, Holding};
 use crate::plan::Input;
 use std::time::Duration;
 
+/// What a job that waits for a quieter host is told to be.
+pub const HOST_BUSY: &str = "HostBusy";
+
 /// How often a job that waits for a quieter host looks again.
 const UTILISATION_AGAIN: Duration = Duration::from_secs(1);
 
@@ -32,7 +35,7 @@ impl Case<'_, '_> {
             return self.rest(Phase::Pending, wait, None);
         }
         if let Some(wait) = self.too_busy() {
-            self.find(ConditionKind::Ready, false, "HostBusy", wait.clone());
+            self.find(ConditionKind::Ready, false, HOST_BUSY, wait.clone());
             return self.rest(Phase::Pending, wait, Some(clock.wall.plus(UTILISATION_AGAIN)));
         }
         let grant = match self.placed() {
@@ -81,7 +84,8 @@ impl Case<'_, '_> {
         let Input { utilisation_percent, job_threshold_percent, .. } = self.input;
         match (self.record.spec.kind, utilisation_percent) {
             (Kind::Job, Some(used)) if used > job_threshold_percent => {
-                Some(format!("host CPUs are {used} % busy, jobs start below {job_threshold_percent} %"))
+                let below = format!("jobs start at {job_threshold_percent} % or less (controller --job-cpu-threshold)");
+                Some(format!("host CPUs are {used} % busy, {below}"))
             }
             _ => None,
         }

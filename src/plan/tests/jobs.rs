@@ -329,3 +329,23 @@ fn a_run_is_over_when_nothing_follows_it_before_the_next_time() {
     world.pass();
     assert!(is_over(&world));
 }
+
+#[test]
+fn a_scheduled_run_that_a_busy_host_keeps_waiting_says_so_and_is_left_out_at_its_deadline() {
+    let mut world = World::new(4);
+    at(&mut world, "2026-03-01T12:00:00Z");
+    let text = "kind: job\ncommand: a\nschedule: {cron: '0 3 * * *', startingDeadline: 10m}";
+    world.file("job.yaml", text).settle();
+    world.utilisation_percent = Some(97);
+    insta::assert_snapshot!(world.sleep().settle(), @"
+    job: remember (host CPUs are 97 % busy, jobs start at 85 % or less (controller --job-cpu-threshold))
+      job Pending Ready=false HostBusy: host CPUs are 97 % busy, jobs start at 85 % or less (controller --job-cpu-threshold)
+    ");
+    insta::assert_snapshot!(world.after(600_000).pass(), @"  job Pending Ready=false HostBusy: host CPUs are 97 % busy, jobs start at 85 % or less (controller --job-cpu-threshold)");
+    insta::assert_snapshot!(world.after(1).settle(), @"
+    job: remember (next run at 2026-03-03T03:00:00.000Z; the run of 2026-03-02T03:00:00.000Z was left out: it could not start in time: host CPUs are 97 % busy, jobs start at 85 % or less (controller --job-cpu-threshold))
+      job Pending Ready=false Scheduled: next run at 2026-03-03T03:00:00.000Z; the run of 2026-03-02T03:00:00.000Z was left out: it could not start in time: host CPUs are 97 % busy, jobs start at 85 % or less (controller --job-cpu-threshold)
+    ");
+    world.utilisation_percent = Some(10);
+    assert_eq!(world.plan().work, [], "the next day is another time");
+}
