@@ -4,8 +4,8 @@
 //! * `shared`: of the domains large enough for the limit, the smallest whose claims leave room; among equals the least loaded, then the
 //!   one held before, then the lowest CPU. Without a limit, or where no domain has room, the whole pool.
 //! * `idle`: the whole pool; it only runs where nobody else wants to.
-//! * `pinned`: as many CPUs as requested, the least loaded of the least loaded smallest domain that has them ([`counted`]).
-//! * `exclusive`: as many CPUs as requested that nobody else uses ([`counted`]).
+//! * `pinned`: as many CPUs as requested, the least loaded of the least loaded smallest domain that has them (`counted`).
+//! * `exclusive`: as many CPUs as requested that nobody else uses (`counted`).
 //!
 //! Whoever requires alignment gets CPUs of one NUMA node: the same choice among the domains that lie in one, or a refusal.
 

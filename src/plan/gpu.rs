@@ -5,7 +5,7 @@
 //! Approach: a ladder. One bad look makes a device *suspect*: it gets nothing new. Trouble that lasts, or comes back, makes it *draining*:
 //! workloads leave it, as each one's `gpu.onUnhealthy` says. Well for a while it is *on probation*: given last. Well for long it is *healthy*.
 //! Guarantees: one bad look moves nothing; a device that flaps is drained, and not given again before it has been well for
-//! [`RECOVERED_AFTER`]; a device that is gone is remembered as draining for as long as somebody holds it. All of it is the controller's
+//! `RECOVERED_AFTER`; a device that is gone is remembered as draining for as long as somebody holds it. All of it is the controller's
 //! memory: after its restart a bad device is suspect first, as anew.
 
 use crate::model::gpu::{Gpu, GpuId, Health, Share, Vendor};
