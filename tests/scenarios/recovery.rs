@@ -208,7 +208,10 @@ fn a_runtime_directory_that_is_deleted_is_made_anew_and_what_runs_stays_ours() {
     world.start(&["--resync", "300ms"]);
     world.put("web.yaml", "restart: {initialDelay: 10ms}\ncommand: sleep infinity");
     let web = world.wait_running("web");
-    fs::remove_dir_all(world.path("run")).unwrap();
+    // At once: while it is emptied file by file, it is made anew in between.
+    let gone = world.path("run-gone");
+    fs::rename(world.path("run"), &gone).unwrap();
+    fs::remove_dir_all(&gone).unwrap();
     eventually_or(|| world.ctl(&["ps"]).code == 0, || world.log());
     assert_eq!(world.wait_running("web"), web, "it was started again");
     assert!(!PathBuf::from(format!("/proc/{web}/root/dev/null")).exists(), "the message says that it is gone");
