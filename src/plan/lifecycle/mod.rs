@@ -120,7 +120,7 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
     let (ready, leaving, findings) = (&round.ready, &round.leaving, Vec::new());
     let mut case = Case { input, ledger, ready, leaving, record, target, findings, leaves_gpu: false };
     case.findings.push(accepted(&case.record, input.desired, course, changed));
-    if *seen == nothing {
+    if seen.instance.is_none() && seen.group.is_none() {
         case.nothing_is_left();
     }
     case.follow_schedule(seen);

@@ -211,3 +211,14 @@ fn traces_that_have_outlived_the_boot_tell_the_same() {
     world.reboot().settle();
     assert_eq!((outcomes(&world), runs(&world)), (vec!["ended by a restart of the host".to_owned()], 1));
 }
+
+#[test]
+fn traces_that_tell_nothing_do_not_keep_an_end_from_being_remembered() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\nrestart: never").settle();
+    world.reboot();
+    let left = crate::model::observed::Observed { left_traces: true, ..Default::default() };
+    world.observed.insert("web".parse().unwrap(), left);
+    world.settle();
+    assert_eq!((outcomes(&world).len(), runs(&world)), (1, 1));
+}
