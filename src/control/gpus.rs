@@ -1,11 +1,11 @@
 //! What the loop keeps about GPUs between looks at the machine: how far each is trusted, and what was leased as the look began.
 
 use super::state::State;
+use crate::model::clock::Time;
 use crate::model::gpu::{Gpu, GpuHolder, GpuId, GpuStatus, Health};
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::record::Record;
-use crate::model::time::Timestamp;
 use crate::plan::gpu::{Ladder, Leased, leased};
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ impl State {
     }
 
     /// Takes in a look at the machine.
-    pub fn take_machine(&mut self, mut machine: Machine, now: Timestamp) {
+    pub fn take_machine(&mut self, mut machine: Machine, now: Time) {
         let after = leased(self.records.values());
         let before = health(&self.machine.gpus);
         let Gpus { ladder, leased } = &mut self.gpus;

@@ -204,7 +204,7 @@ impl Controller {
         let Parts { host, store, source, changes, spawn } = parts;
         let machine = host.survey()?;
         let mut state = State::new(machine.clone(), found.records, &options);
-        state.take_machine(machine, host.now());
+        state.take_machine(machine, host.time());
         state.strains = Strains::since(host.now());
         for name in host.names()? {
             match host.observe(&name) {

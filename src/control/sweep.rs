@@ -99,7 +99,7 @@ impl Controller {
         self.state.forget_usage_of_the_gone();
         self.tell(news);
         match machine {
-            Ok(machine) => self.state.take_machine(machine, self.host.now()),
+            Ok(machine) => self.state.take_machine(machine, self.host.time()),
             Err(error) => tracing::error!(error = %chain(&error), "cannot look at the machine"),
         }
         if let Ok(times) = times {

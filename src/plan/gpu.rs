@@ -8,9 +8,9 @@
 //! `RECOVERED_AFTER`; a device that is gone is remembered as draining for as long as somebody holds it. All of it is the controller's
 //! memory: after its restart a bad device is suspect first, as anew.
 
+use crate::model::clock::{Steady, Time};
 use crate::model::gpu::{Gpu, GpuId, Health, Share, Vendor};
 use crate::model::record::Record;
-use crate::model::time::Timestamp;
 use crate::model::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -61,29 +61,31 @@ pub struct Ladder {
 struct Rung {
     /// As it was last seen.
     gpu: Gpu,
+    /// Since when its health is what it is. The time on the wall that [`Health`] has is for people.
+    since: Steady,
     /// When it became suspect, of late.
-    lapses: Vec<Timestamp>,
+    lapses: Vec<Steady>,
     /// Since when a draining device has been well.
-    well_since: Option<Timestamp>,
+    well_since: Option<Steady>,
 }
 
 impl Ladder {
     /// Takes in a look at all devices. Answers with those there are, and those that are gone and still remembered. What was leased before and
     /// after the look explains memory in use: what has just ended may still have been there.
-    pub fn take(&mut self, found: Vec<Gpu>, before: &Leased, after: &Leased, now: Timestamp) -> Vec<Gpu> {
+    pub fn take(&mut self, found: Vec<Gpu>, before: &Leased, after: &Leased, now: Time) -> Vec<Gpu> {
         let seen: BTreeSet<GpuId> = found.iter().map(|gpu| gpu.id.clone()).collect();
         for mut gpu in found {
             let leases = [before, after].map(|leased| leased.get(&gpu.id));
             let explained = leases.into_iter().flatten().map(|lease| lease.of(&gpu)).max().unwrap_or_default();
             gpu.foreign = Bytes(gpu.foreign.0.saturating_sub(explained.0));
-            let rung = self.rungs.entry(gpu.id.clone()).or_insert_with(|| Rung::new(gpu.clone()));
+            let rung = self.rungs.entry(gpu.id.clone()).or_insert_with(|| Rung::new(gpu.clone(), now));
             let health = rung.gpu.health.clone();
             rung.gpu = Gpu { health, ..gpu };
             rung.step(rung.gpu.fault.clone(), now);
         }
         for id in after.keys().filter(|id| !seen.contains(*id)) {
             // Leased by an earlier controller, and never seen by this one.
-            let unknown = || Rung::new(Gpu::new(id.clone(), Vendor::default(), "unknown", Bytes(0)));
+            let unknown = || Rung::new(Gpu::new(id.clone(), Vendor::default(), "unknown", Bytes(0)), now);
             self.rungs.entry(id.clone()).or_insert_with(unknown);
         }
         self.rungs.retain(|id, rung| {
@@ -91,7 +93,8 @@ impl Ladder {
                 return true;
             }
             rung.step(Some("its driver does not know it any more".to_owned()), now);
-            let over = matches!(rung.gpu.health, Health::Draining { since, .. } if now.since(since) >= FORGOTTEN_AFTER);
+            let drains = matches!(rung.gpu.health, Health::Draining { .. });
+            let over = drains && now.steady.since(rung.since) >= FORGOTTEN_AFTER;
             after.contains_key(id) || !over
         });
         self.rungs.values().map(|rung| rung.gpu.clone()).collect()
@@ -99,51 +102,53 @@ impl Ladder {
 }
 
 impl Rung {
-    fn new(gpu: Gpu) -> Rung {
-        Rung { gpu, lapses: Vec::new(), well_since: None }
+    fn new(gpu: Gpu, now: Time) -> Rung {
+        Rung { gpu, since: now.steady, lapses: Vec::new(), well_since: None }
     }
 
     /// One look: well, or not and why.
-    fn step(&mut self, fault: Option<String>, now: Timestamp) {
+    fn step(&mut self, fault: Option<String>, now: Time) {
+        let lasted = now.steady.since(self.since);
         let health = std::mem::replace(&mut self.gpu.health, Health::Healthy);
         self.gpu.health = match (health, fault) {
             (Health::Healthy | Health::Suspect { .. }, None) => Health::Healthy,
             (Health::Healthy, Some(why)) => self.lapse(why, now),
-            (Health::Suspect { since, .. }, Some(why)) if now.since(since) >= DRAIN_AFTER => self.drain(why, now),
-            // A clock that was set back must not make the wait longer.
-            (Health::Suspect { since, .. }, Some(why)) => Health::Suspect { since: since.min(now), why },
+            (Health::Suspect { .. }, Some(why)) if lasted >= DRAIN_AFTER => self.drain(why, now),
+            (Health::Suspect { since, .. }, Some(why)) => Health::Suspect { since, why },
             (Health::Draining { since, .. }, Some(why)) => {
                 self.well_since = None;
                 Health::Draining { since, why }
             }
             (Health::Draining { since, why }, None) => {
-                let well = self.well_since.get_or_insert(now);
-                *well = (*well).min(now);
-                if now.since(*well) >= RECOVERED_AFTER {
-                    Health::Probation { since: now }
+                let well_since = *self.well_since.get_or_insert(now.steady);
+                if now.steady.since(well_since) >= RECOVERED_AFTER {
+                    self.since = now.steady;
+                    Health::Probation { since: now.wall }
                 } else {
                     Health::Draining { since, why }
                 }
             }
             (Health::Probation { .. }, Some(why)) => self.drain(why, now),
-            (Health::Probation { since }, None) if now.since(since) >= PROBATION => Health::Healthy,
-            (Health::Probation { since }, None) => Health::Probation { since: since.min(now) },
+            (Health::Probation { .. }, None) if lasted >= PROBATION => Health::Healthy,
+            (Health::Probation { since }, None) => Health::Probation { since },
         };
     }
 
-    fn lapse(&mut self, why: String, now: Timestamp) -> Health {
-        self.lapses.retain(|at| *at <= now && now.since(*at) < LAPSES_WITHIN);
-        self.lapses.push(now);
+    fn lapse(&mut self, why: String, now: Time) -> Health {
+        self.lapses.retain(|at| now.steady.since(*at) < LAPSES_WITHIN);
+        self.lapses.push(now.steady);
         if self.lapses.len() >= LAPSES_MAX {
             return self.drain(format!("{why}, the {LAPSES_MAX}rd time in a few minutes"), now);
         }
-        Health::Suspect { since: now, why }
+        self.since = now.steady;
+        Health::Suspect { since: now.wall, why }
     }
 
-    fn drain(&mut self, why: String, now: Timestamp) -> Health {
+    fn drain(&mut self, why: String, now: Time) -> Health {
+        self.since = now.steady;
         self.lapses.clear();
         self.well_since = None;
-        Health::Draining { since: now, why }
+        Health::Draining { since: now.wall, why }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The ladder as text: seconds and what is found, and where the device stands then.
 
 use super::*;
+use crate::model::time::Timestamp;
 
 fn gpu(fault: Option<&str>, used: u64) -> Gpu {
     let mut gpu = Gpu::new(GpuId("GPU-0".to_owned()), Vendor::Simulated, "x", Bytes(16));
@@ -9,8 +10,11 @@ fn gpu(fault: Option<&str>, used: u64) -> Gpu {
     gpu
 }
 
-fn at(seconds: u64) -> Timestamp {
-    Timestamp::default().plus(Duration::from_secs(1_000_000 + seconds))
+fn at(seconds: u64) -> Time {
+    let since = Duration::from_secs(1_000_000 + seconds);
+    // On a wall that is set about at every look: it has no say.
+    let wall = Timestamp::default().plus(Duration::from_hours(if seconds.is_multiple_of(2) { 0 } else { 100_000 }));
+    Time { wall, steady: Steady::default().plus(since) }
 }
 
 /// `ok`, `bad` or `gone` at each second; where it stands after each.
