@@ -10,6 +10,7 @@
 )]
 
 use containerctl::manifest;
+use containerctl::model::admission::Admission;
 use containerctl::model::cgroup::{Generation, Support};
 use containerctl::model::cpuset::CpuSet;
 use containerctl::model::gpu::{Exposure, Gpu, GpuId, GpuLease, GpuRequest, OnUnhealthy, Share, Vendor};
@@ -236,6 +237,7 @@ fn machine() -> Machine {
         cgroup: Support { generation: Generation::Unified, files: [].into(), nodes: CpuSet::new() },
         boot_id: "boot".to_owned(),
         ceilings: Ceilings::default(),
+        admission: Admission::default(),
     }
 }
 

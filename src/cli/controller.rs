@@ -1,7 +1,8 @@
 //! `containerctl controller`: sets the parts up in order, runs the loop, leaves workloads running when it ends.
 
+use super::SOCKET;
+use super::controller_args::{ControllerArgs, LogFormat, Switch};
 use super::keeper::Keeper;
-use super::{ControllerArgs, LogFormat, SOCKET, Switch};
 use crate::api::{Api, socket};
 use crate::control::folder::{Folder, FolderError};
 use crate::control::trust::{Owner, Trust};
@@ -11,6 +12,7 @@ use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
 use crate::host::runtime::Home;
 use crate::host::{Host, chain};
+use crate::model::admission::Admission;
 use crate::model::label::{HostLabels, Label};
 use crate::store::{Place, Store};
 use anyhow::{Context, anyhow, bail};
@@ -180,6 +182,7 @@ fn open_host(
         layers: Some(state.join("rootfs")),
         cgroup_parent: args.cgroup_parent.clone(),
         reserved: args.reserved_cpus.clone().unwrap_or_default(),
+        admission: Admission { memory_reserved: args.reserved_memory, overcommit: args.overcommit },
         gpus: args.simulate_gpus.clone().map_or(Source::Machine, Source::Simulated),
         cdi: args.cdi_spec_dir.clone(),
         hidden: vec![manifests.to_owned(), state.to_owned(), runtime.to_owned()],

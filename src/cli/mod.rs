@@ -7,6 +7,7 @@
 mod approve;
 mod client;
 mod controller;
+mod controller_args;
 mod describe;
 mod events;
 mod exec;
@@ -24,12 +25,12 @@ mod validate;
 mod wait;
 
 use crate::api::Goal;
-use crate::host::gpu::{CDI_FOLDERS, Simulated};
-use crate::model::cpuset::CpuSet;
+use crate::host::gpu::Simulated;
 use crate::model::label::Label;
 use crate::model::shape::Shape;
 use crate::model::units::{Bytes, parse_duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use controller_args::ControllerArgs;
 use output::Format;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -81,67 +82,6 @@ enum Verb {
     Gpus(gpus::GpusArgs),
     /// Wait until a workload, or everything, is as it should be; exits with 1 if it is not in time
     Wait(WaitArgs),
-}
-
-#[derive(Debug, Args)]
-struct ControllerArgs {
-    /// The folder to watch
-    #[arg(long, value_name = "DIR", default_value = MANIFESTS)]
-    manifests: PathBuf,
-    /// The database and the logs
-    #[arg(long, value_name = "DIR", default_value = STATE)]
-    state: PathBuf,
-    /// Socket, locks and traces of what runs; best on a tmpfs
-    #[arg(long, value_name = "DIR", default_value = RUNTIME)]
-    runtime_dir: PathBuf,
-    /// Where to listen [default: containerctl.sock in the runtime directory]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// The cgroup that holds all workloads, below the hierarchy's root
-    #[arg(long, value_name = "NAME", default_value = "containerctl", value_parser = cgroup_parent)]
-    cgroup_parent: String,
-    /// GPUs to pretend to have instead of those there are: 2x16Gi, or the path of an inventory (docs/MANIFEST.md)
-    #[arg(long, value_name = "NxMEM|FILE")]
-    simulate_gpus: Option<Simulated>,
-    /// CPUs to keep from all workloads, for example 0-1; those the kernel isolates (isolcpus) are kept anyway
-    #[arg(long, value_name = "LIST")]
-    reserved_cpus: Option<CpuSet>,
-    /// A folder of CDI specs; may be given several times
-    #[arg(long, value_name = "DIR", default_values = CDI_FOLDERS)]
-    cdi_spec_dir: Vec<PathBuf>,
-    /// Accept a folder and files that belong to this user, by name or number; may be given several times
-    #[arg(long, value_name = "USER", value_parser = user)]
-    trust_owner: Vec<u32>,
-    /// A label of this host, for `hosts` in manifests; may be given several times
-    #[arg(long, value_name = "KEY=VALUE")]
-    label: Vec<Label>,
-    /// Whether the deletion of more than half of what runs (and of more than three) waits for `containerctl approve`
-    #[arg(long, value_name = "ON|OFF", default_value = "on")]
-    prune_guard: Switch,
-    /// How often to look at everything, whatever the events say
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = resync)]
-    resync: Duration,
-    /// Jobs wait while the host's CPUs are busier than this
-    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100))]
-    job_cpu_threshold: u8,
-    /// Stop the workloads too when told to end (SIGTERM, SIGINT), those that come `after` others first; told twice, at once
-    #[arg(long)]
-    stop_workloads: bool,
-    /// How to write the log, which goes to standard error
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Args)]
@@ -363,12 +303,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
 }
 
-fn resync(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
-    // Looking at everything ten times a second would be a load of its own.
-    if time < Duration::from_millis(100) { Err("is below 100ms".to_owned()) } else { Ok(time) }
-}
-
 fn cgroup_parent(text: &str) -> Result<String, String> {
     let good = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
     let trimmed = text.trim_matches('/');
@@ -376,17 +310,6 @@ fn cgroup_parent(text: &str) -> Result<String, String> {
         Ok(trimmed.to_owned())
     } else {
         Err("is no path below the hierarchy's root".to_owned())
-    }
-}
-
-fn user(text: &str) -> Result<u32, String> {
-    if let Ok(uid) = text.parse() {
-        return Ok(uid);
-    }
-    match nix::unistd::User::from_name(text) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err("is no user of this host".to_owned()),
-        Err(error) => Err(format!("cannot be looked up: {error}")),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::control::folder::Folder;
 use crate::control::rehearsal::{Rehearsal, rehearse};
 use crate::control::trust::Trust;
 use crate::host::cgroup::FILES;
+use crate::model::admission::Admission;
 use crate::model::cgroup::{Generation, Support};
 use crate::model::clock::Time;
 use crate::model::cpuset::CpuSet;
@@ -60,6 +61,7 @@ fn machine(topology: Topology, memory: Bytes, args: &PlanArgs) -> Machine {
         cgroup: Support { generation: Generation::Unified, files, nodes },
         boot_id: String::new(),
         ceilings: Ceilings::default(),
+        admission: Admission::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use super::{MANIFESTS, RunArgs, STATE, output};
 use crate::host::gpu::{CDI_FOLDERS, Gpus, Simulated, Source};
 use crate::host::linux::{Linux, Options};
 use crate::host::{Host, HostError, Start, cgroup, chain};
+use crate::model::admission::Admission;
 use crate::model::cpuset::CpuSet;
 use crate::model::desired::Wanted;
 use crate::model::exit::{Exit, Outcome};
@@ -73,6 +74,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         cgroup_parent: parent.clone(),
         gpus: gpus(args, &wanted),
         reserved: CpuSet::new(),
+        admission: Admission::default(),
         cdi: CDI_FOLDERS.map(PathBuf::from).into(),
         // Its own folder, and where a controller of this host would have its secrets.
         hidden: vec![own.clone(), PathBuf::from(MANIFESTS), PathBuf::from(STATE)],

@@ -21,6 +21,7 @@ use super::traces::{Process, Trace, Traces, make_private};
 use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, dev, layers, topology};
 use crate::init;
 use crate::init::wire::Step;
+use crate::model::admission::Admission;
 use crate::model::cgroup::Write;
 use crate::model::clock::Steady;
 use crate::model::cpuset::CpuSet;
@@ -57,6 +58,8 @@ pub struct Options {
     pub cgroup_parent: String,
     /// CPUs that no workload is given.
     pub reserved: CpuSet,
+    /// How much of the machine may be promised.
+    pub admission: Admission,
     pub gpus: Source,
     /// Folders of CDI specs.
     pub cdi: Vec<PathBuf>,
@@ -219,6 +222,7 @@ impl Host for Linux {
             cgroup: self.backend.support().clone(),
             boot_id: self.boot_id.clone(),
             ceilings: self.ceilings.clone(),
+            admission: self.options.admission,
         })
     }
 

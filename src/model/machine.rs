@@ -1,5 +1,6 @@
 //! The host as the planner sees it: facts, refreshed by the shell, passed in as a value.
 
+use super::admission::Admission;
 use super::cgroup::Support;
 use super::gpu::Gpu;
 use super::isolation::Resource;
@@ -21,6 +22,8 @@ pub struct Machine {
     /// Changes with every boot (`/proc/sys/kernel/random/boot_id`): what was started under another one no longer runs.
     pub boot_id: String,
     pub ceilings: Ceilings,
+    /// How much of it may be promised.
+    pub admission: Admission,
 }
 
 /// A block device as cgroup files name it, `254:0`.

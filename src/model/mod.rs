@@ -3,6 +3,7 @@
 //! Owns meaning and notation (how a value is written and read), never behaviour: no I/O, no clock, no choice. Everything is ordered
 //! (`BTreeMap`, `Ord`) so that equal inputs give equal plans.
 
+pub mod admission;
 pub mod cgroup;
 pub mod clock;
 pub mod codec;

@@ -10,6 +10,7 @@
 //! Whoever requires alignment gets CPUs of one NUMA node: the same choice among the domains that lie in one, or a refusal.
 
 mod counted;
+mod nearest;
 
 use super::wear::claim;
 use super::{Ask, Ledger, Refusal, is_counted};
@@ -53,25 +54,6 @@ pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<CpuGra
         CpuClass::Pinned => search.pinned(),
         CpuClass::Exclusive => search.exclusive(),
     }
-}
-
-/// Requests have to fit the CPUs that are nobody's exclusively. Exclusive ones are counted where whole cores are looked for.
-pub fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
-    if ask.resources.cpu.class == CpuClass::Exclusive {
-        return Ok(());
-    }
-    let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
-    let held = ledger.pool_requested_by_others(ask.name);
-    let wanted = u64::from(ask.resources.cpu.request.0);
-    if wanted == 0 || held + wanted <= 1000 * pool.len() as u64 {
-        return Ok(());
-    }
-    let message = format!(
-        "cpu.request {} does not fit: {held}m of {} are set aside for others; lower a request, or stop others",
-        ask.resources.cpu.request,
-        number(pool.len())
-    );
-    Err(Refusal { reason: "InsufficientCpu", message })
 }
 
 fn number(cpus: usize) -> String {

@@ -7,9 +7,12 @@
 //! Guarantees: a device is whole to one or shared by several whose shares fit its memory, never both; memory that strangers use is not
 //! given away; nothing new is put on a device that is not well; the devices of one lease are of one maker.
 
+mod nearest;
+
 use super::{Ask, Ledger, Refusal};
 use crate::model::gpu::{Gpu, GpuId, GpuLease, GpuRequest, Health, Share, Vendor};
 use crate::model::machine::Machine;
+use crate::model::name::Name;
 use crate::model::record::Grant;
 use crate::model::units::Bytes;
 use std::collections::BTreeMap;
@@ -59,9 +62,9 @@ pub fn place(
 
 fn busy(suitable: &[&Gpu], free: usize, ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> Refusal {
     let mut message = format!("{request} asked for, {free} of {} suitable are free now", suitable.len());
-    let holders = holders(ledger, ask);
+    let holders: Vec<&str> = holders(ledger, ask).map(Name::as_str).collect();
     if !holders.is_empty() {
-        message.push_str(&format!("; held by {holders}"));
+        message.push_str(&format!("; held by {}", holders.join(", ")));
     }
     for gpu in suitable {
         if !gpu.health.takes_work() {
@@ -70,6 +73,7 @@ fn busy(suitable: &[&Gpu], free: usize, ledger: &Ledger, ask: &Ask<'_>, request:
             message.push_str(&format!("; others use {} of {}", gpu.foreign.rounded(), gpu.id));
         }
     }
+    message += &nearest::nearest(suitable, ledger, ask, request);
     Refusal { reason: "GpuBusy", message }
 }
 
@@ -151,11 +155,22 @@ fn strangers(gpu: &Gpu) -> u64 {
 
 /// The memory free on a device for this request, or none if it cannot be had.
 fn room(gpu: &Gpu, ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> Option<u64> {
+    beside(gpu, ledger, ask, request, &|_| true)
+}
+
+/// The same, beside those of the others that stay.
+fn beside(
+    gpu: &Gpu,
+    ledger: &Ledger,
+    ask: &Ask<'_>,
+    request: &GpuRequest,
+    stays: &dyn Fn(&Name) -> bool,
+) -> Option<u64> {
     if !gpu.health.takes_work() {
         return None;
     }
-    let leases =
-        ledger.others(ask.name).flat_map(|(_, holding)| &holding.grant.gpus).filter(|lease| lease.gpu == gpu.id);
+    let staying = ledger.others(ask.name).filter(|(name, _)| stays(name));
+    let leases = staying.flat_map(|(_, holding)| &holding.grant.gpus).filter(|lease| lease.gpu == gpu.id);
     let mut used = strangers(gpu);
     for lease in leases {
         match lease.share {
@@ -168,13 +183,8 @@ fn room(gpu: &Gpu, ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> Opti
     fits.then_some(free)
 }
 
-fn holders(ledger: &Ledger, ask: &Ask<'_>) -> String {
-    let holders: Vec<&str> = ledger
-        .others(ask.name)
-        .filter(|(_, holding)| !holding.grant.gpus.is_empty())
-        .map(|(name, _)| name.as_str())
-        .collect();
-    holders.join(", ")
+fn holders<'a>(ledger: &'a Ledger, ask: &'a Ask<'_>) -> impl Iterator<Item = &'a Name> {
+    ledger.others(ask.name).filter(|(_, holding)| !holding.grant.gpus.is_empty()).map(|(name, _)| name)
 }
 
 #[cfg(test)]

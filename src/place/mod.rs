@@ -9,6 +9,7 @@
 //! Guarantees: exclusive sets are disjoint from every other set once applied; every granted set is non-empty and usable; at least one
 //! CPU stays in the pool; the requests of the ledger never exceed the machine; equal inputs give equal answers.
 
+mod admit;
 pub mod cpu;
 pub mod gpu;
 pub mod ids;
@@ -22,7 +23,6 @@ use crate::model::name::Name;
 use crate::model::record::{Grant, Requested};
 use crate::model::spec::{CpuClass, Resources, Spec};
 use crate::model::topology::{Domain, Topology};
-use crate::model::units::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use wear::Wear;
 
@@ -155,7 +155,7 @@ impl Holding {
 
 /// Finds a place, the one held before if it still serves.
 pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant, Refusal> {
-    admit(machine, ledger, ask)?;
+    admit::admit(machine, ledger, ask)?;
     let again = ask.previous.and_then(|previous| gpu::again(machine, ledger, ask, previous));
     let gpus = match (ask.gpu, again) {
         (None, _) => Vec::new(),
@@ -167,7 +167,7 @@ pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant,
 
 /// Other CPUs for a workload that runs, if those it holds no longer serve; its devices stay what they are.
 pub fn replace_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> Result<Grant, Refusal> {
-    admit(machine, ledger, ask)?;
+    admit::admit(machine, ledger, ask)?;
     with_cpus(machine, ledger, ask, grant.gpus.clone())
 }
 
@@ -186,23 +186,6 @@ pub fn cpus_in_force(machine: &Machine, ledger: &Ledger, name: &Name, grant: &Gr
     let cpus = grant.cpus.intersection(&open);
     // A domain that went entirely to exclusive neighbours: anywhere in the pool is better than nowhere; the next pass finds a place.
     if cpus.is_empty() { open } else { cpus }
-}
-
-/// Requests have to fit the machine.
-fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
-    let held = ledger.memory_requested_by_others(ask.name);
-    let wanted = ask.resources.memory.request.0;
-    // Who asks for nothing always fits.
-    if wanted > 0 && held.saturating_add(wanted) > machine.memory.0 {
-        let message = format!(
-            "memory.request {} does not fit: {} of {} are set aside for others; lower a request, or free memory by stopping others",
-            Bytes(wanted),
-            Bytes(held).rounded(),
-            machine.memory.rounded()
-        );
-        return Err(Refusal { reason: "InsufficientMemory", message });
-    }
-    cpu::admit(machine, ledger, ask)
 }
 
 /// Whether CPUs of this class are counted out one by one.

@@ -1,11 +1,13 @@
 //! Placement as text: a machine, workloads in order, where each goes.
 
 use super::*;
+use crate::model::admission::Admission;
 use crate::model::cgroup::{Generation, Support};
 use crate::model::gpu::{Gpu, GpuId, Vendor};
 use crate::model::machine::Ceilings;
 use crate::model::topology::Topology;
 use crate::model::topology::tests::{flat, two_sockets};
+use crate::model::units::Bytes;
 use proptest::prelude::*;
 use std::fmt::Write;
 
@@ -22,6 +24,7 @@ pub(super) fn machine(topology: Topology) -> Machine {
         disks: BTreeMap::new(),
         huge_pages: BTreeSet::new(),
         ceilings: Ceilings::default(),
+        admission: Admission::default(),
     }
 }
 
@@ -99,7 +102,7 @@ fn exclusive_cpus_are_whole_cores_that_nobody_else_has() {
     b: 2-3,10-11 (class exclusive: 2-3,10-11 of last-level cache 2-3,10-11, fenced 2-3,10-11)
     c: 1,9 (class pinned: 2 least loaded CPUs of core 1,9)
     d: 4,12 (smallest domain with room: core 4,12, 0m of 2 CPUs claimed by others)
-    e: InsufficientCpu: 12 CPUs asked for exclusively, on whole cores; 10 CPUs open (1,4-7,9,12-15), of which 2 must stay shared; lower cpu.request, or stop another workload
+    e: InsufficientCpu: 12 CPUs asked for exclusively, on whole cores; 10 CPUs open (1,4-7,9,12-15), of which 2 must stay shared; 8 would fit, or stop b
     f: 0-15 (class idle: all shared CPUs)
     ");
 }
@@ -128,8 +131,8 @@ fn more_cpus_than_cores_cannot_be_spread_exclusively() {
     insta::assert_snapshot!(check(two_sockets(), &[
         ("a", "cpu: {class: exclusive, request: 9, smt: spread}"),
         ("b", "cpu: {class: pinned, request: 9, smt: spread}"),
-    ]), @r"
-    a: InsufficientCpu: 9 CPUs asked for exclusively, on whole cores; 16 CPUs open (0-15), of which 1 must stay shared; lower cpu.request, or stop another workload
+    ]), @"
+    a: InsufficientCpu: 9 CPUs asked for exclusively, on whole cores; 16 CPUs open (0-15), of which 1 must stay shared; 7 would fit
     b: 0-8 (class pinned: 9 spread, least loaded CPUs of machine 0-15)
     ");
 }
@@ -143,12 +146,12 @@ fn who_requires_alignment_gets_one_node_or_waits() {
         ("pinned", "cpu: {class: pinned, request: 9, align: required}"),
         ("exclusive", "cpu: {class: exclusive, request: 9, align: required}"),
         ("idle", "cpu: {class: idle, align: required}"),
-    ]), @r"
+    ]), @"
     wide: 0-15 (smallest domain with room: machine 0-15, 0m of 16 CPUs claimed by others)
     one-node: 0-3,8-11 (no NUMA node has room for 12000m: the least loaded, 0-3,8-11)
     all-of-one: 4-7,12-15 (smallest domain with room: package 4-7,12-15, 6000m of 8 CPUs claimed by others)
-    pinned: InsufficientCpu: 9 CPUs of one NUMA node asked for, 16 CPUs open to sharing (0-15); lower cpu.request, or stop an exclusive workload
-    exclusive: InsufficientCpu: 9 CPUs of one NUMA node asked for exclusively, on whole cores; 16 CPUs open (0-15), of which 1 must stay shared; lower cpu.request, or stop another workload
+    pinned: InsufficientCpu: 9 CPUs of one NUMA node asked for, 16 CPUs open to sharing (0-15); 8 would fit
+    exclusive: InsufficientCpu: 9 CPUs of one NUMA node asked for exclusively, on whole cores; 16 CPUs open (0-15), of which 1 must stay shared; 8 would fit
     idle: 4-7,12-15 (smallest domain with room: package 4-7,12-15, 6000m of 8 CPUs claimed by others)
     ");
 }
@@ -202,10 +205,10 @@ fn one_core_always_stays_shared() {
         ("c", "cpu: {class: exclusive, request: 1}"),
         ("d", "cpu: {class: pinned, request: 2}"),
     ]), @"
-    a: InsufficientCpu: 2 CPUs asked for exclusively, on whole cores; 2 CPUs open (0-1), of which 1 must stay shared; lower cpu.request, or stop another workload
+    a: InsufficientCpu: 2 CPUs asked for exclusively, on whole cores; 2 CPUs open (0-1), of which 1 must stay shared; 1 would fit
     b: 0 (class exclusive: 0 of core 0, fenced 0)
-    c: InsufficientCpu: 1 CPU asked for exclusively, on whole cores; 1 CPU open (1), of which 1 must stay shared; lower cpu.request, or stop another workload
-    d: InsufficientCpu: cpu.request 2 does not fit: 0m of 1 CPU are set aside for others; lower a request, or stop others
+    c: InsufficientCpu: 1 CPU asked for exclusively, on whole cores; 1 CPU open (1), of which 1 must stay shared; stop b
+    d: InsufficientCpu: cpu.request 2 does not fit: 0 of 1 CPU are set aside for others; 1 would fit
     ");
 }
 
@@ -219,7 +222,7 @@ fn an_exclusive_newcomer_spares_pinned_neighbours_if_it_can() {
     ]), @"
     pin: 0 (class pinned: 1 least loaded CPUs of core 0)
     ex: 1-2 (class exclusive: 1-2 of machine 0-3, fenced 1-2)
-    pin2: InsufficientCpu: cpu.request 2 does not fit: 1000m of 2 CPUs are set aside for others; lower a request, or stop others
+    pin2: InsufficientCpu: cpu.request 2 does not fit: 1 of 2 CPUs are set aside for others (pin 1); 1 would fit, or stop pin
     ex2: 3 (class exclusive: 3 of core 3, fenced 3)
     ");
 }
@@ -234,9 +237,9 @@ fn requests_have_to_fit_the_machine() {
         ("e", "cpu: {request: 500m}"),
     ]), @"
     a: 0-1 (no cpu.limit: all shared CPUs)
-    b: InsufficientMemory: memory.request 7Gi does not fit: 10Gi of 16Gi are set aside for others; lower a request, or free memory by stopping others
+    b: InsufficientMemory: memory.request 7Gi does not fit: 10Gi of 16Gi are set aside for others (a 10Gi); 6Gi would fit, or stop a
     c: 0-1 (no cpu.limit: all shared CPUs)
-    d: InsufficientCpu: cpu.request 600m does not fit: 1500m of 2 CPUs are set aside for others; lower a request, or stop others
+    d: InsufficientCpu: cpu.request 600m does not fit: 1500m of 2 CPUs are set aside for others (c 1500m); 500m would fit, or stop c
     e: 0-1 (no cpu.limit: all shared CPUs)
     ");
 }
@@ -257,7 +260,7 @@ fn gpus_go_best_fit_whole_and_shared() {
     whole: 0-1 GPU-1 (whole) (no cpu.limit: all shared CPUs)
     second-share: 0-1 GPU-0 (12Gi) (no cpu.limit: all shared CPUs)
     big: 0-1 GPU-2 (40Gi) (no cpu.limit: all shared CPUs)
-    two: GpuBusy: 2 whole GPUs asked for, 0 of 3 suitable are free now; held by big, second-share, share, whole
+    two: GpuBusy: 2 whole GPUs asked for, 0 of 3 suitable are free now; held by big, second-share, share, whole; stop big and second-share and share
     other-model: NoSuchGpu: 1 whole GPU of model H200 asked for, this host has 0 suitable of 3
     too-large: NoSuchGpu: 81Gi on 1 GPU asked for, this host has 0 suitable of 3
     many: NoSuchGpu: 4 whole GPUs asked for, this host has 3 suitable of 3

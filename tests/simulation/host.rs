@@ -7,6 +7,7 @@ use containerctl::host::cgroup::CgroupError;
 use containerctl::host::life;
 use containerctl::host::traces::{TraceError, box_bytes};
 use containerctl::host::{Ask, CpuTimes, FolderId, Host, HostError, Start};
+use containerctl::model::admission::Admission;
 use containerctl::model::cgroup::{Generation, Shrink, Support, Write};
 use containerctl::model::clock::Steady;
 use containerctl::model::cpuset::CpuSet;
@@ -213,6 +214,7 @@ impl Host for Machine {
             cgroup: Support { generation: Generation::Unified, files, nodes: "0".parse().unwrap() },
             boot_id: self.0.world().kernel.boot_id(),
             ceilings: Ceilings::default(),
+            admission: Admission::default(),
         })
     }
 

@@ -76,13 +76,8 @@ impl Search<'_> {
 
     pub(super) fn exclusive(&self) -> Result<CpuGrant, Refusal> {
         let count = self.ask.resources.cpu.request.cpus_ceil();
-        let smt = self.ask.resources.cpu.smt();
-        let staying = self.staying();
-        let best = self
-            .domains()
-            .filter_map(|domain| self.choice(domain, count, smt))
-            .filter(|choice| choice.fenced.len() + staying <= self.pool.len());
-        let best = best.min_by_key(|Choice { domain, cpus, fenced }| {
+        let (smt, staying) = (self.ask.resources.cpu.smt(), self.staying());
+        let best = self.choices(count).min_by_key(|Choice { domain, cpus, fenced }| {
             let moved = self.ask.previous.map_or(0, |grant| grant.cpus.difference(fenced).len());
             let disturbed = self.ledger.wear.pinned(fenced) - self.own_pinned(fenced);
             (disturbed, self.weakness(cpus), domain.cpus.len(), moved, fenced.iter().next())
@@ -91,16 +86,23 @@ impl Search<'_> {
             let whole = if smt == Smt::Any { "" } else { ", on whole cores" };
             let aligned = if self.ask.resources.cpu.align == Align::Required { " of one NUMA node" } else { "" };
             let message = format!(
-                "{}{aligned} asked for exclusively{whole}; {} open ({}), of which {staying} must stay shared; \
-                 lower cpu.request, or stop another workload",
+                "{}{aligned} asked for exclusively{whole}; {} open ({}), of which {staying} must stay shared{}",
                 number(count),
                 number(self.pool.len()),
-                self.pool
+                self.pool,
+                self.nearest(count, |search, count| search.choices(count).next().is_some())
             );
             return Err(Refusal { reason: "InsufficientCpu", message });
         };
         let reason = format!("class exclusive: {cpus} of {} {}, fenced {fenced}", domain.level, domain.cpus);
         Ok(CpuGrant { cpus, fenced, reason })
+    }
+
+    /// What could be had alone, of each domain that has so many, with enough left for the others.
+    fn choices(&self, count: usize) -> impl Iterator<Item = Choice> {
+        let (smt, staying) = (self.ask.resources.cpu.smt(), self.staying());
+        let of_each = self.domains().filter_map(move |domain| self.choice(domain, count, smt));
+        of_each.filter(move |choice| choice.fenced.len() + staying <= self.pool.len())
     }
 
     /// The best `count` CPUs of a domain to have alone, if it has them.
@@ -185,7 +187,8 @@ impl Search<'_> {
         let others = self.ledger.others(self.ask.name);
         let pinned = others.filter(|(_, holding)| holding.resources.cpu.class == CpuClass::Pinned);
         let widest_pinned = pinned.map(|(_, holding)| holding.grant.requested.cpu.cpus_ceil()).max().unwrap_or(0);
-        let promised = self.ledger.pool_requested_by_others(self.ask.name).div_ceil(1000);
+        let promised = self.ledger.pool_requested_by_others(self.ask.name);
+        let promised = self.machine.admission.overcommit.cpu.needed_for(promised).div_ceil(1000);
         widest_pinned.max(usize::try_from(promised).unwrap_or(usize::MAX)).max(1)
     }
 
@@ -198,10 +201,11 @@ impl Search<'_> {
     fn too_few(&self, count: usize) -> Refusal {
         let aligned = if self.ask.resources.cpu.align == Align::Required { " of one NUMA node" } else { "" };
         let message = format!(
-            "{}{aligned} asked for, {} open to sharing ({}); lower cpu.request, or stop an exclusive workload",
+            "{}{aligned} asked for, {} open to sharing ({}){}",
             number(count),
             number(self.pool.len()),
-            self.pool
+            self.pool,
+            self.nearest(count, |search, count| search.domains().any(|domain| domain.cpus.len() >= count))
         );
         Refusal { reason: "InsufficientCpu", message }
     }

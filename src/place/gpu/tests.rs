@@ -17,7 +17,7 @@ fn devices_that_are_not_well_or_that_strangers_use_get_nothing_new() {
     insta::assert_snapshot!(place_all(&machine, &workloads).1, @"
     whole: 0-3 GPU-2 (whole) (no cpu.limit: all shared CPUs)
     share: 0-3 GPU-1 (10Gi) (no cpu.limit: all shared CPUs)
-    more: GpuBusy: 1Gi on 1 GPU asked for, 0 of 3 suitable are free now; held by share, whole; GPU-0 is suspect: Xid 79; others use 6Gi of GPU-1
+    more: GpuBusy: 1Gi on 1 GPU asked for, 0 of 3 suitable are free now; held by share, whole; GPU-0 is suspect: Xid 79; others use 6Gi of GPU-1; stop share
     all: GpuBusy: 2 whole GPUs asked for, 0 of 3 suitable are free now; held by share, whole; GPU-0 is suspect: Xid 79; others use 6Gi of GPU-1
     ");
     // On probation is well enough, after all others; and a thirty-second part is what drivers keep.

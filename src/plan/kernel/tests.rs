@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::manifest;
+use crate::model::admission::Admission;
 use crate::model::machine::{Ceilings, Disk};
 
 const UNIFIED: &[&str] = &[
@@ -44,6 +45,7 @@ fn machine(support: &Support) -> Machine {
         cgroup: support.clone(),
         boot_id: "boot".to_owned(),
         ceilings: Ceilings::default(),
+        admission: Admission::default(),
     }
 }
 

@@ -55,7 +55,7 @@ fn it_runs_on_while_no_other_is_free() {
     world.file("a.yaml", "command: a\ngpu: true").file("b.yaml", "command: b\ngpu: true").settle();
     drain(&mut world, 0);
     insta::assert_snapshot!(world.pass(), @"
-    a Running Degraded=true GpuUnhealthy: GPU-0 is draining: Xid 79; it runs on: no other serves: 1 whole GPU asked for, 0 of 2 suitable are free now; held by b; GPU-0 is draining: Xid 79; Ready=true Running: pid 100
+    a Running Degraded=true GpuUnhealthy: GPU-0 is draining: Xid 79; it runs on: no other serves: 1 whole GPU asked for, 0 of 2 suitable are free now; held by b; GPU-0 is draining: Xid 79; stop b; Ready=true Running: pid 100
     b Running Ready=true Running: pid 100
     ");
 }

@@ -46,11 +46,11 @@ fn what_has_no_room_waits_and_starts_when_there_is() {
     world.file("a.yaml", "command: a\ngpu: 2").settle();
     world.file("b.yaml", "command: b\ngpu: true\npriority: 5").file("c.yaml", "command: c\ngpu: 2\npriority: 9");
     insta::assert_snapshot!(world.pass(), @"
-    c: remember (2 whole GPUs asked for, 0 of 2 suitable are free now; held by a)
-    b: remember (1 whole GPU asked for, 0 of 2 suitable are free now; held by a)
+    c: remember (2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; stop a)
+    b: remember (1 whole GPU asked for, 0 of 2 suitable are free now; held by a; stop a)
       a Running Ready=true Running: pid 100
-      b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
-      c Pending Placed=false GpuBusy: 2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
+      b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by a; stop a; Ready=false NotPlaced: waits for room
+      c Pending Placed=false GpuBusy: 2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; stop a; Ready=false NotPlaced: waits for room
     ");
     world.files.remove("a.yaml");
     world.pass();
@@ -58,14 +58,14 @@ fn what_has_no_room_waits_and_starts_when_there_is() {
     insta::assert_snapshot!(world.settle(), @"
     a: clear (exited with code 0)
       a Pending Accepted=false Deleted: a.yaml is gone; Ready=false Ended: exited with code 0
-      b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
-      c Pending Placed=false GpuBusy: 2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
+      b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by a; stop a; Ready=false NotPlaced: waits for room
+      c Pending Placed=false GpuBusy: 2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; stop a; Ready=false NotPlaced: waits for room
     a: forget (a.yaml was deleted and nothing of it runs)
       a Stopping Accepted=false Deleted: a.yaml is gone
-      b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
-      c Pending Placed=false GpuBusy: 2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; Ready=false NotPlaced: waits for room
+      b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by a; stop a; Ready=false NotPlaced: waits for room
+      c Pending Placed=false GpuBusy: 2 whole GPUs asked for, 0 of 2 suitable are free now; held by a; stop a; Ready=false NotPlaced: waits for room
     c: start with GPU-0,GPU-1 (new; no cpu.limit: all shared CPUs)
-      b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by c; Ready=false NotPlaced: waits for room
+      b Pending Placed=false GpuBusy: 1 whole GPU asked for, 0 of 2 suitable are free now; held by c; stop c; Ready=false NotPlaced: waits for room
       c Starting Ready=false Starting: being set up
     ");
 }
@@ -97,13 +97,13 @@ fn a_request_that_no_longer_fits_is_said_and_the_limits_apply_all_the_same() {
     world.file("web.yaml", "command: a\nmemory: {request: 16383Pi, limit: max}");
     insta::assert_snapshot!(world.pass(), @"
     web: resize (memory.max 2147483648 -> max, memory.swap.max 0 -> max)
-      web Running Degraded=true InsufficientMemory: memory.request 16383Pi does not fit: 0 of 16Gi are set aside for others; lower a request, or free memory by stopping others; Ready=true Running: pid 100
+      web Running Degraded=true InsufficientMemory: memory.request 16383Pi does not fit: 0 of 16Gi are set aside for others; 16Gi would fit; Ready=true Running: pid 100
     ");
     world.file("db.yaml", "command: a\nmemory: {request: 1Gi}");
     insta::assert_snapshot!(world.pass(), @"
     db: start (new; no cpu.limit: all shared CPUs)
       db Starting Ready=false Starting: being set up
-      web Running Degraded=true InsufficientMemory: memory.request 16383Pi does not fit: 0 of 16Gi are set aside for others; lower a request, or free memory by stopping others; Ready=true Running: pid 100
+      web Running Degraded=true InsufficientMemory: memory.request 16383Pi does not fit: 0 of 16Gi are set aside for others; 16Gi would fit; Ready=true Running: pid 100
     ");
 }
 
@@ -117,7 +117,7 @@ fn an_edit_that_does_not_fit_costs_nobody_else_and_starts_no_new_run() {
     a: remember (as it should be)
     b: start (new; no cpu.limit: all shared CPUs)
     c: start (new; no cpu.limit: all shared CPUs)
-      a Running Degraded=true InsufficientMemory: memory.request 999G does not fit: 0 of 16Gi are set aside for others; lower a request, or free memory by stopping others; Ready=true Running: pid 100
+      a Running Degraded=true InsufficientMemory: memory.request 999G does not fit: 0 of 16Gi are set aside for others; 16Gi would fit; Ready=true Running: pid 100
       b Starting Ready=false Starting: being set up
       c Starting Ready=false Starting: being set up
     ");
@@ -125,8 +125,8 @@ fn an_edit_that_does_not_fit_costs_nobody_else_and_starts_no_new_run() {
     world.settle();
     world.sleep();
     insta::assert_snapshot!(world.pass(), @"
-    a: remember (memory.request 999G does not fit: 12Gi of 16Gi are set aside for others; lower a request, or free memory by stopping others)
-      a Pending Placed=false InsufficientMemory: memory.request 999G does not fit: 12Gi of 16Gi are set aside for others; lower a request, or free memory by stopping others; Ready=false NotPlaced: waits for room
+    a: remember (memory.request 999G does not fit: 12Gi of 16Gi are set aside for others (c 12Gi); 4Gi would fit)
+      a Pending Placed=false InsufficientMemory: memory.request 999G does not fit: 12Gi of 16Gi are set aside for others (c 12Gi); 4Gi would fit; Ready=false NotPlaced: waits for room
       b Running Ready=true Running: pid 100
       c Running Ready=true Running: pid 100
     ");

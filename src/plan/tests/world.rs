@@ -1,6 +1,7 @@
 //! A small world of manifests, records and sightings: each pass is printed and then carried out on it.
 
 use crate::manifest::{gather, parse};
+use crate::model::admission::Admission;
 use crate::model::cgroup::{Generation, Settings, Support};
 use crate::model::clock::{Clock, Steady};
 use crate::model::cpuset::CpuSet;
@@ -83,6 +84,7 @@ impl World {
                 disks: BTreeMap::new(),
                 huge_pages: BTreeSet::new(),
                 ceilings: Ceilings::default(),
+                admission: Admission::default(),
             },
             utilisation_percent: None,
             shutdown: None,
