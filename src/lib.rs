@@ -24,9 +24,9 @@
 //! | who | waits for | gives |
 //! |---|---|---|
 //! | the loop, [`control::Controller::run`] (one task) | everything below | work for the workers, a [`control::report::Snapshot`] after each pass |
-//! | workers (threads, at most 8, gone when idle) | one step, look or scan each | its result, as a message to the loop |
+//! | workers (threads, at most 8, and 32 more of what hangs; gone when idle) | one step, look or scan each | its result, as a message to the loop |
 //! | the prober, [`control::prober`] (a task, one more a probed workload) | when a try is due, an answer, whom to ask | "someone stands otherwise", rung on its board |
-//! | tries (threads, at most 16, gone when idle) | one answer each | it, to the prober |
+//! | tries (threads, at most 16, and 32 more of what hangs; gone when idle) | one answer each | it, to the prober |
 //! | the watcher (thread of notify) | inotify | "look at the folder" |
 //! | the table of mounts ([`host::mounts`], in the loop) | mounts and unmounts | "look at the folder" |
 //! | `processes` (thread, [`host::processes`]) | pidfds and set-up reports, in epoll | "look at this workload" |

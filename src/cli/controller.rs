@@ -49,12 +49,12 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let changes = Arc::new(Changes::default());
     let (turned, spare) = (Arc::clone(&changes), runtime_dir.join("state-copy"));
     let place = Place { state: &state, spare: &spare, turned: Box::new(move || turned.ring()) };
-    let (store, mut found) = Store::open(place).map_err(told)?;
+    let (store, found) = Store::open(place).map_err(told)?;
     // A folder that is away keeps nothing from being looked after; one that never held anything is a slip of the pen.
     if let Some(error) = away.filter(|_| found.records.is_empty()) {
         return Err(error.into());
     }
-    for loss in found.losses.drain(..) {
+    for loss in &found.losses {
         tracing::error!(loss, "the database");
     }
     let logs = state.join("logs");

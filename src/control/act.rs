@@ -91,14 +91,14 @@ fn take_step(host: &dyn Host, store: &Store, work: &Work, known: &Known) -> Resu
         }
         Act::Kill => host.kill(name)?,
         Act::Clear => {
-            // How it ended must outlive a crash before the traces that say so are removed. A disk that is full does not keep a workload
+            // How it ended must be on the disk before the traces that say so are removed. A disk that is full does not keep a workload
             // from being started again: then the exit is remembered in memory only. But what is not to run again keeps its traces till then,
             // because a controller that knew neither would run it.
-            if let Err(error) = store.flush() {
+            if let Err(error) = store.sync() {
                 if known.over {
                     return Err(error.into());
                 }
-                tracing::error!(workload = %name, error = %chain(&error), "cannot flush how a run ended");
+                tracing::error!(workload = %name, error = %chain(&error), "cannot save how a run ended");
             }
             host.clear(name)?;
         }
@@ -108,4 +108,18 @@ fn take_step(host: &dyn Host, store: &Store, work: &Work, known: &Known) -> Resu
         }
     }
     Ok(())
+}
+
+/// What a step is called, in the log and where one hangs.
+pub fn step_name(act: &Act) -> &'static str {
+    match act {
+        Act::Remember => "remember",
+        Act::Start { .. } => "start",
+        Act::Resize { .. } => "resize",
+        Act::Restore { .. } => "restore",
+        Act::Stop { .. } => "stop",
+        Act::Kill => "kill",
+        Act::Clear => "clear",
+        Act::Forget => "forget",
+    }
 }

@@ -24,7 +24,8 @@ pub struct Journal {
     newest: watch::Sender<u64>,
 }
 
-/// What the database has to do to hold the same as the ring.
+/// What the database has to do to hold the same as the ring: never more than twice what the ring holds, however long the database takes
+/// nothing, because what it was never given it is not told to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     pub put: Vec<Event>,
@@ -35,6 +36,15 @@ pub struct Changes {
 impl Changes {
     pub fn is_empty(&self) -> bool {
         self.put.is_empty() && self.remove.is_empty()
+    }
+
+    /// An event is no longer in the ring.
+    fn take_back(&mut self, sequence: u64) {
+        // In order of their numbers, the lowest first.
+        match self.put.binary_search_by_key(&sequence, |event| event.sequence) {
+            Ok(at) => drop(self.put.remove(at)),
+            Err(_) => self.remove.push(sequence),
+        }
     }
 }
 
@@ -64,7 +74,9 @@ impl Journal {
             let again = ring.iter().rev().take(AGAIN_WITHIN).position(|event| news.is_again(event));
             let place = again.map(|back| ring.len() - 1 - back);
             let before = place.and_then(|place| ring.remove(place));
-            changes.remove.extend(before.as_ref().map(|event| event.sequence));
+            if let Some(before) = &before {
+                changes.take_back(before.sequence);
+            }
             let News { severity, workload, reason, message } = news;
             let (count, first) = before.map_or((0, now), |event| (event.count, event.first));
             let count = count.saturating_add(1);
@@ -74,7 +86,9 @@ impl Journal {
             changes.put.push(event);
         }
         while ring.len() > EVENTS_MAX {
-            changes.remove.extend(ring.pop_front().map(|event| event.sequence));
+            if let Some(oldest) = ring.pop_front() {
+                changes.take_back(oldest.sequence);
+            }
         }
         drop(ring);
         self.newest.send_replace(sequence);
@@ -114,7 +128,7 @@ mod tests {
         assert_eq!(told(&journal), ["2 oom x1", "3 ended x2"]);
         let newest = journal.after(2, Some(&web)).remove(0);
         assert_eq!((newest.first, newest.last), (Timestamp(0), Timestamp(2)));
-        assert_eq!((changes.put.len(), changes.remove), (3, vec![1]));
+        assert_eq!((changes.put.len(), changes.remove), (2, vec![]), "the first was never given to the database");
         assert_eq!(journal.after(0, Some(&"db".parse().unwrap())), []);
     }
 
@@ -124,11 +138,16 @@ mod tests {
         let mut changes = Changes::default();
         let news: Vec<News> = (0..EVENTS_MAX + 2).map(|n| News::of_host("Test", format!("{n}"))).collect();
         journal.note(news, Timestamp(0), &mut changes);
-        assert_eq!(changes.remove, [1, 2]);
+        assert_eq!((changes.put.len(), changes.put[0].sequence, changes.remove.len()), (EVENTS_MAX, 3, 0));
         let kept = journal.after(0, None);
         assert_eq!((kept.len(), kept[0].sequence), (EVENTS_MAX, 3));
         let next = Journal::new(kept);
         next.note(vec![News::of_host("Test", "more")], Timestamp(1), &mut changes);
         assert_eq!(*next.newest().borrow(), EVENTS_MAX as u64 + 3);
+        assert_eq!((changes.put[0].sequence, changes.remove.len()), (4, 0));
+        // Those of an earlier controller are in the database.
+        let mut changes = Changes::default();
+        next.note(vec![News::of_host("Test", "and more")], Timestamp(2), &mut changes);
+        assert_eq!((changes.put.len(), changes.remove), (1, vec![4]));
     }
 }

@@ -19,7 +19,10 @@ pub mod journal;
 pub mod lost;
 mod news;
 mod outcome;
+mod overdue;
+pub mod places;
 pub mod prober;
+mod rebuilt;
 pub mod rehearsal;
 pub mod report;
 mod run;
@@ -42,11 +45,12 @@ use crate::model::time::Timestamp;
 use crate::plan::strain::Strains;
 use crate::plan::{Act, Plan, Work};
 use crate::store::{Found, Store};
-use act::{Acted, Known, act};
+use act::{Acted, Known, act, step_name};
 use folder::{FolderError, Scan};
 use journal::Journal;
 use news::Remembered;
 use prober::{Board, Wanted};
+use rebuilt::Rebuilt;
 use report::{Preview, Snapshot};
 use state::State;
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,12 +220,17 @@ impl Controller {
                 }
             }
         }
+        if !found.losses.is_empty() {
+            state.rebuilt = Rebuilt::find(&state.records, &state.observed);
+        }
         state.gather();
         let remembered = news::remembered(&state);
         if let Ok(times) = host.cpu_times() {
             state.measure(times);
         }
         let scan_at = Some(host.instant());
+        let (journal, mut unsaved) = (Journal::new(found.events), journal::Changes::default());
+        journal.note(rebuilt::news(&found.losses), host.now(), &mut unsaved);
         Ok(Controller {
             host,
             store: Arc::new(store),
@@ -236,9 +245,9 @@ impl Controller {
             watching: Watching::default(),
             folder_woken: Arc::new(Notify::new()),
             snapshot: cell::Sender::new(Arc::new(Snapshot::default())),
-            journal: Arc::new(Journal::new(found.events)),
+            journal: Arc::new(journal),
             remembered,
-            unsaved: journal::Changes::default(),
+            unsaved,
             saving: false,
             scan_at,
             sweeping: false,
@@ -307,6 +316,8 @@ impl Controller {
             plan.work.retain(|work| !matches!(work.act, Act::Start { .. }));
         }
         self.state.add_unsaved(&mut plan, now);
+        self.state.add_overdue(&mut plan, now);
+        self.state.add_rebuilt(&mut plan);
         let deadline = self.deadline(&plan, now.wall);
         tracing::debug!(steps = plan.work.len(), "pass");
         // Begun before it is told, so that what is told is what is remembered by now.
@@ -366,7 +377,7 @@ impl Controller {
             seen: self.state.observed.get(&name).cloned().unwrap_or_default(),
             over: self.state.records.get(&name).is_some_and(Record::is_over),
         };
-        self.state.begin(&name);
+        self.state.begin(&name, step_name(&work.act), self.host.time());
         let may_wait = self.state.unsaved.may_wait(&name);
         let (host, store) = (Arc::clone(&self.host), Arc::clone(&self.store));
         self.on_thread(Job::Workload(name), move || {
@@ -381,7 +392,7 @@ impl Controller {
             self.look_again.insert(name.clone());
             return;
         }
-        self.state.begin(name);
+        self.state.begin(name, "look", self.host.time());
         let (host, name) = (Arc::clone(&self.host), name.clone());
         self.on_thread(Job::Workload(name.clone()), move || Done::Seen { look: Look::at(host.as_ref(), &name), name });
     }
@@ -401,17 +412,4 @@ impl Controller {
 
 fn is_starting(seen: &Observed) -> bool {
     seen.instance.as_ref().is_some_and(|instance| instance.life == Life::Starting)
-}
-
-fn step_name(act: &Act) -> &'static str {
-    match act {
-        Act::Remember => "remember",
-        Act::Start { .. } => "start",
-        Act::Resize { .. } => "resize",
-        Act::Restore { .. } => "restore",
-        Act::Stop { .. } => "stop",
-        Act::Kill => "kill",
-        Act::Clear => "clear",
-        Act::Forget => "forget",
-    }
 }

@@ -1,8 +1,8 @@
 //! What becomes of the loop's inputs: results of steps, looks and scans, and commands.
 
-use super::act::{ActError, Acted, Kept};
+use super::act::{ActError, Acted, Kept, step_name};
 use super::sweep::Look;
-use super::{Command, Controller, Done, Job, report, step_name};
+use super::{Command, Controller, Done, Job, report};
 use crate::host::{HostError, chain};
 use crate::model::event::News;
 use crate::model::name::Name;

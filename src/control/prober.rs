@@ -4,8 +4,10 @@
 //! whom to ask ([`Probed`]) and is told when what they say calls for something else than before ([`Board`]): an answer that changes
 //! nothing wakes nobody and is written nowhere but here.
 //!
-//! Guarantees: one try of a probe at a time; at most [`TRIES_MAX`] in all; a run that is being ended is not asked any more.
+//! Guarantees: one try of a probe at a time; at most so many in all as [`TRIES`] says; probes that hang wait for each other, not others
+//! for them; a run that is being ended is not asked any more.
 
+use super::places::{Bounds, Pace, Places};
 use super::state::State;
 use crate::host::{Ask, Host};
 use crate::model::clock::Steady;
@@ -18,13 +20,14 @@ use crate::plan::probe::{Run, Tally};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, mpsc, watch as cell};
+use tokio::sync::{Notify, mpsc, watch as cell};
 use tokio::task::{self, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
-/// Tries at the same time, each on a thread. One takes less than a millisecond, or milliseconds where a command is run; one that hangs
-/// takes its timeout. At the usual second every ten, these are enough for 160 workloads that all hang. Those that wait are late, not lost.
-pub const TRIES_MAX: usize = 16;
+/// Tries at the same time, each on a thread. One takes less than a millisecond, or milliseconds where a command is run, so 16 are thousands a
+/// second; one that hangs takes its timeout. At the usual second every ten, 32 are enough for 320 workloads that all hang. Those that wait
+/// are late, not lost. A try beyond a tenth of a second may be a slow answer as well; it only changes among whom it waits the next time.
+pub const TRIES: Bounds = Bounds { prompt: 16, hung: 32, patience: Duration::from_millis(100) };
 /// The age of a run whose start nobody knows: longer than any probe waits for it.
 const AGE_UNKNOWN: Duration = Duration::from_hours(24 * 365);
 
@@ -129,7 +132,7 @@ pub struct Prober {
     pub board: Arc<Board>,
     /// Drawn once for each controller, for jitter.
     pub entropy: u64,
-    tries: Arc<Semaphore>,
+    tries: Places,
     /// Whatever began before this was begun by another controller.
     began: Steady,
 }
@@ -149,7 +152,7 @@ impl Drop for Watch {
 impl Prober {
     pub fn new(host: Arc<dyn Host>, board: Arc<Board>, entropy: u64) -> Prober {
         let began = host.steady();
-        Prober { host, board, entropy, tries: Arc::new(Semaphore::new(TRIES_MAX)), began }
+        Prober { host, board, entropy, tries: Places::new(TRIES), began }
     }
 
     /// Asks those that are wanted, until nobody says any more who that is.
@@ -193,16 +196,23 @@ impl Prober {
         let begun = Instant::now();
         let born = self.host.now().minus(age);
         let mut tally = Tally::new(&name, run, &asked.probes, self.entropy);
+        // How long the last try of each took; a workload that hangs is likely to hang again.
+        let mut paces: BTreeMap<ProbeKind, Pace> = BTreeMap::new();
         let (answer, mut answers) = mpsc::channel(ProbeKind::ALL.len());
         loop {
             for (kind, probe) in tally.begin(age + begun.elapsed()) {
-                task::spawn(self.clone().ask(name.clone(), Arc::clone(&asked), kind, probe, answer.clone()));
+                let pace = paces.get(&kind).copied().unwrap_or(Pace::Prompt);
+                let to_ask = Try { name: name.clone(), run: Arc::clone(&asked), kind, probe, pace };
+                task::spawn(self.clone().ask(to_ask, answer.clone()));
             }
             self.board.post(&name, &tally.standing(), tally.report(born));
             let due = tally.next().map(|due| begun + due.saturating_sub(age));
             // Neither loses anything to another: a message and a change stay where they are, the sleep is made anew.
             tokio::select! {
-                Some((kind, probe, answer)) = answers.recv() => tally.take(kind, &probe, age + begun.elapsed(), answer),
+                Some(Answered { kind, probe, pace, answer }) = answers.recv() => {
+                    paces.insert(kind, pace);
+                    tally.take(kind, &probe, age + begun.elapsed(), answer);
+                }
                 changed = probed.changed() => {
                     if changed.is_err() {
                         return;
@@ -215,33 +225,44 @@ impl Prober {
         }
     }
 
-    /// One try, when there is a place for it. It keeps its place until the kernel is done with it, even if nobody waits any more.
-    async fn ask(
-        self,
-        name: Name,
-        run: Arc<Probed>,
-        kind: ProbeKind,
-        probe: Probe,
-        answer: mpsc::Sender<(ProbeKind, Probe, Answer)>,
-    ) {
-        // The semaphore is never closed.
-        let Ok(place) = self.tries.acquire_owned().await else { return };
+    /// One try, when there is a place for it. It keeps a place until the kernel is done with it, even if nobody waits any more.
+    async fn ask(self, to_ask: Try, answer: mpsc::Sender<Answered>) {
+        let Try { name, run, kind, probe, pace } = to_ask;
+        let held = self.tries.place(pace).await;
         if answer.is_closed() {
             return;
         }
         let (host, asked, workload) = (self.host, probe.clone(), name.clone());
-        let tried = task::spawn_blocking(move || {
-            let Probed { instance, network, env, .. } = run.as_ref();
-            let ask = Ask { name: &name, instance: *instance, network: *network, env, kind, probe: &asked };
-            let said = host.probe(&ask);
-            drop(place);
-            said
-        });
+        let (pace, tried) = self
+            .tries
+            .run(held, move || {
+                let Probed { instance, network, env, .. } = run.as_ref();
+                let ask = Ask { name: &name, instance: *instance, network: *network, env, kind, probe: &asked };
+                host.probe(&ask)
+            })
+            .await;
         // A panic's message is on standard error.
         // Told at the finest level only: there may be hundreds a second.
-        let said = tried.await.unwrap_or_else(|_| Answer::Unasked("a bug in containerctl".to_owned()));
+        let said = tried.unwrap_or_else(|_| Answer::Unasked("a bug in containerctl".to_owned()));
         tracing::trace!(workload = %workload, probe = %kind, answer = %said, "answered");
         // Whoever asked may have gone.
-        let _ = answer.send((kind, probe, said)).await;
+        let _ = answer.send(Answered { kind, probe, pace, answer: said }).await;
     }
+}
+
+/// Whom to ask what.
+struct Try {
+    name: Name,
+    run: Arc<Probed>,
+    kind: ProbeKind,
+    probe: Probe,
+    pace: Pace,
+}
+
+/// What came of it.
+struct Answered {
+    kind: ProbeKind,
+    probe: Probe,
+    pace: Pace,
+    answer: Answer,
 }

@@ -1,6 +1,7 @@
 //! Driving the loop on a tokio runtime: channels, timers, and blocking work on threads.
 
 use super::journal::Journal;
+use super::places::{Bounds, Pace, Places};
 use super::prober::{Board, Prober};
 use super::{Command, Controller, Done, Input, Snapshot, Task};
 use crate::host::chain;
@@ -10,12 +11,15 @@ use crate::model::observed::{Instance, Life, Observed};
 use crate::plan::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch as cell};
+use tokio::sync::{mpsc, watch as cell};
 use tokio::task;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-/// Steps and looks at the same time. They mostly wait for the kernel; more than a few per CPU only queue there.
+/// Steps and looks at the same time. They mostly wait for the kernel; more than a few per CPU only queue there. One that takes longer than a
+/// few milliseconds waits for a disk, a file system or a device that may never answer, and moves away from among the others.
 pub const WORKERS_MAX: usize = 8;
+/// What hangs is of one workload each, and told ([`super::overdue`]); forty threads are what a host with everything on a dead disk costs.
+const WORKERS: Bounds = Bounds { prompt: WORKERS_MAX, hung: 32, patience: Duration::from_secs(2) };
 /// Results that may wait for the loop; workers wait beyond that.
 const RESULTS_MAX: usize = 256;
 /// API commands that may wait for the loop.
@@ -43,7 +47,7 @@ impl Handle {
 
 /// The threads that tasks are done on, a bounded number at a time, and the way their results come back.
 pub struct Threads {
-    workers: Arc<Semaphore>,
+    workers: Places,
     results: mpsc::Sender<Done>,
     done: mpsc::Receiver<Done>,
 }
@@ -51,20 +55,20 @@ pub struct Threads {
 impl Default for Threads {
     fn default() -> Threads {
         let (results, done) = mpsc::channel(RESULTS_MAX);
-        Threads { workers: Arc::new(Semaphore::new(WORKERS_MAX)), results, done }
+        Threads { workers: Places::new(WORKERS), results, done }
     }
 }
 
 impl Threads {
     /// What takes tasks, to be called on the runtime. Each comes back, even if only as a panic: what is under way must not be so for ever.
     pub fn spawner(&self) -> impl Fn(Task) + Send + 'static {
-        let (workers, results) = (Arc::clone(&self.workers), self.results.clone());
+        let (workers, results) = (self.workers.clone(), self.results.clone());
         move |task| {
-            let (workers, results, job) = (Arc::clone(&workers), results.clone(), task.job.clone());
+            let (workers, results, job) = (workers.clone(), results.clone(), task.job.clone());
             task::spawn(async move {
-                // The semaphore is never closed.
-                let Ok(_permit) = workers.acquire().await else { return };
-                let done = task::spawn_blocking(|| task.run()).await.unwrap_or(Done::Panicked(job));
+                let place = workers.place(Pace::Prompt).await;
+                let (_, done) = workers.run(place, || task.run()).await;
+                let done = done.unwrap_or(Done::Panicked(job));
                 // The loop may have ended.
                 let _ = results.send(done).await;
             });
@@ -125,8 +129,7 @@ impl Controller {
         }
         prober.abort();
         threads.done.close();
-        let all = u32::try_from(WORKERS_MAX).unwrap_or(u32::MAX);
-        if tokio::time::timeout(SHUTDOWN_MAX, threads.workers.acquire_many(all)).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_MAX, threads.workers.rest()).await.is_err() {
             tracing::warn!("steps are still under way; the next controller finds them as they are");
         }
         if let Err(error) = self.store.flush() {

@@ -5,6 +5,8 @@
 use super::folder::Scan;
 use super::gpus::{self, Gpus};
 use super::lost::LogFolders;
+use super::overdue::UnderWay;
+use super::rebuilt::Rebuilt;
 use super::report::{self, Snapshot};
 use super::unsaved::Unsaved;
 use super::{Options, drift};
@@ -42,6 +44,8 @@ pub struct State {
     pub observed: BTreeMap<Name, Observed>,
     /// Workloads somebody is acting on or looking at.
     pub in_flight: BTreeSet<Name>,
+    pub under_way: UnderWay,
+    pub rebuilt: Rebuilt,
     pub setbacks: BTreeMap<Name, Setback>,
     pub unsaved: Unsaved,
     /// Processes outside their workload's cgroup, as of the last sweep.
@@ -86,6 +90,8 @@ impl State {
             records,
             observed: BTreeMap::new(),
             in_flight: BTreeSet::new(),
+            under_way: UnderWay::default(),
+            rebuilt: Rebuilt::default(),
             setbacks: BTreeMap::new(),
             unsaved: Unsaved::default(),
             strays: BTreeMap::new(),
@@ -277,8 +283,9 @@ impl State {
     }
 
     /// Marks a workload as being acted on or looked at.
-    pub fn begin(&mut self, name: &Name) {
+    pub fn begin(&mut self, name: &Name, what: &'static str, now: Time) {
         self.in_flight.insert(name.clone());
+        self.under_way.begin(name, what, now);
         self.count(name);
     }
 
@@ -293,6 +300,7 @@ impl State {
     /// Takes in what was seen after a step or a look.
     pub fn end(&mut self, name: &Name, seen: Option<Observed>) {
         self.in_flight.remove(name);
+        self.under_way.end(name);
         // Whatever was done about them, the next sweep tells.
         self.strays.remove(name);
         self.count(name);

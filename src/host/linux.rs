@@ -6,6 +6,7 @@
 
 mod begin;
 
+use super::asking::Asking;
 use super::cgroup::{self, Backend};
 use super::clock::{self, Clocks};
 use super::confine;
@@ -14,7 +15,7 @@ use super::gpu::{Gpus, Source};
 use super::life::{self, Witness};
 use super::processes::{Init, Processes, Reaped, Run, find_init};
 use super::seccomp::Compiler;
-use super::sources::{self, Written};
+use super::sources::{self, Own, Written};
 use super::spawn::Image;
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
@@ -86,6 +87,9 @@ pub struct Linux {
     ceilings: Ceilings,
     /// What workloads may write of the host: those that run, and those that ran since this was opened.
     written: Mutex<Written>,
+    /// The folders of [`Options::hidden`], as they were last seen.
+    own: Mutex<Vec<Own>>,
+    asking: Asking,
     /// Keeps other controllers off our cgroups.
     _lock: Option<Flock<File>>,
 }
@@ -103,7 +107,9 @@ impl Linux {
         let image = Image::load(init::PROGRAM)?;
         let boot_id = read_fact("the boot id", "/proc/sys/kernel/random/boot_id")?;
         let processes = Processes::watch(changed)?;
-        let written = Mutex::new(sources::written_by(&traces)?);
+        let asking = Asking::default();
+        let written = Mutex::new(sources::written_by(&traces, &asking)?);
+        let own = Mutex::new(options.hidden.iter().map(|folder| own_folder(&asking, folder)).collect());
         let (seccomp, landlock, ceilings) = (Compiler::default(), landlock_version(), ceilings()?);
         let gpus = Gpus::open(options.gpus.clone(), options.cdi.clone());
         Ok(Linux {
@@ -121,6 +127,8 @@ impl Linux {
             gpus,
             ceilings,
             written,
+            own,
+            asking,
             _lock: lock,
         })
     }
@@ -146,6 +154,12 @@ impl Linux {
         };
         Ok(writes.iter().filter(differs).map(not_held).collect())
     }
+}
+
+fn own_folder(asking: &Asking, folder: &Path) -> Own {
+    let asked = folder.to_owned();
+    let seen = asking.ask(move |question| Own::look_at(&asked, &|path| question.next(path)));
+    seen.unwrap_or_else(|_| Own::unseen(folder))
 }
 
 impl Witness for Linux {

@@ -3,6 +3,7 @@
 //! [`Host`] is what the rest of the program needs of a machine; [`linux::Linux`] is the real one. Calls may wait for the kernel and belong
 //! on a thread of their own, but for [`Host::now`], [`Host::steady`], [`Host::instant`] and [`Host::cpu_times`], which take microseconds; none makes a choice.
 
+mod asking;
 pub mod cgroup;
 mod clock;
 pub mod confine;
@@ -204,6 +205,14 @@ pub enum HostError {
         "{path} leads by way of the link {link}, which a workload or another user than root may have made\n  help: name the place that is meant, or the folder that holds the link"
     )]
     Link { path: PathBuf, link: PathBuf },
+    #[error(
+        "{path} has not answered since {since}: the file system there hangs\n  help: see that its server is there; the start is tried again by itself"
+    )]
+    Hangs { path: PathBuf, since: Timestamp },
+    #[error(
+        "{count} looks at paths of the host wait for file systems that hang\n  help: see that their servers are there, or unmount them"
+    )]
+    ManyHang { count: usize },
     #[error("cannot remove the log folder {path}")]
     RemoveLogs { path: PathBuf, source: io::Error },
 }

@@ -7,13 +7,14 @@
 //! Approach: the path is resolved here, part by part, before the start. A link is followed if it belongs to root and does not lie in a
 //! volume that a workload may write. What comes out has no link in it, and init takes hold of it by a path that must not have any
 //! (openat2(2), `RESOLVE_NO_SYMLINKS`): a part that is swapped for a link in between ends the start. Renaming folders only leads to others
-//! of the same volume.
+//! of the same volume. Before each look the path is said to whoever asks ([`super::asking`]), because a file system may not answer.
 
 use super::HostError;
+use super::asking::Asking;
 use super::traces::Traces;
 use crate::model::isolation::{Rootfs, VolumeSource};
 use crate::model::spec::Process;
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, readlinkat, statfs};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -26,12 +27,21 @@ const LINKS_MAX: usize = 40;
 /// Folders of the host, free of links, that workloads may write.
 pub type Written = BTreeSet<PathBuf>;
 
+/// Told what is looked at next; an error where that is known to hang.
+pub type Look<'a> = &'a dyn Fn(&Path) -> Result<(), HostError>;
+
+/// Whether it names any path of the host.
+pub fn names_any(process: &Process) -> bool {
+    let is_host = |source: &VolumeSource| matches!(source, VolumeSource::Host(_));
+    process.rootfs.directory().is_some() || process.volumes.iter().any(|volume| is_host(&volume.source))
+}
+
 /// The process with every path of the host resolved. What is not there stays to be told of by init, which looks for it.
-pub fn resolved(process: &Process, written: &Written) -> Result<Process, HostError> {
+pub fn resolved(process: &Process, written: &Written, look: Look<'_>) -> Result<Process, HostError> {
     let mut process = process.clone();
     let follow = |path: &mut String| -> Result<(), HostError> {
         // What is no text cannot have come out of a manifest but by a link; it stays as it was written, and init refuses the link.
-        if let Ok(real) = resolve(Path::new(path.as_str()), written)?.into_os_string().into_string() {
+        if let Ok(real) = resolve(Path::new(path.as_str()), written, look)?.into_os_string().into_string() {
             *path = real;
         }
         Ok(())
@@ -56,17 +66,24 @@ pub fn written(process: &Process) -> impl Iterator<Item = PathBuf> {
 }
 
 /// What the workloads of which there are traces may write, as far as those can be read.
-pub fn written_by(traces: &Traces) -> Result<Written, HostError> {
+pub fn written_by(traces: &Traces, asking: &Asking) -> Result<Written, HostError> {
     let mut folders = Written::new();
     for name in traces.names()? {
         let Some(record) = traces.newest(&name).ok().flatten().and_then(|trace| trace.boxed.record) else { continue };
-        // Its links were judged when it was started.
-        folders.extend(written(&record.spec.process).map(|path| path.canonicalize().unwrap_or(path)));
+        for path in written(&record.spec.process) {
+            let asked = path.clone();
+            let real = asking.ask(move |question| {
+                question.next(&asked)?;
+                Ok(asked.canonicalize().ok())
+            });
+            // Its links were judged when it was started. Of one that hangs, only links beside it go unnoticed.
+            folders.insert(real.ok().flatten().unwrap_or(path));
+        }
     }
     Ok(folders)
 }
 
-fn resolve(path: &Path, written: &Written) -> Result<PathBuf, HostError> {
+fn resolve(path: &Path, written: &Written, look: Look<'_>) -> Result<PathBuf, HostError> {
     let mut real = PathBuf::from("/");
     let mut rest = parts(path);
     let mut links = 0;
@@ -76,6 +93,7 @@ fn resolve(path: &Path, written: &Written) -> Result<PathBuf, HostError> {
             continue;
         }
         let next = real.join(part);
+        look(&next)?;
         match link(&next) {
             Ok(None) => real = next,
             Ok(Some(Link { owner, target })) if links < LINKS_MAX => {
@@ -94,8 +112,11 @@ fn resolve(path: &Path, written: &Written) -> Result<PathBuf, HostError> {
             }
         }
     }
+    look(&real)?;
     // Looked into, so that what is mounted on demand is mounted when init copies it. If it cannot be, init says so.
     let _ = real.join(".").metadata();
+    // Asked of the server each time, whatever is remembered of the folder: one that hangs is found out here and not by init.
+    let _ = statfs(&real);
     Ok(real)
 }
 
@@ -135,17 +156,39 @@ pub struct Hidden {
     pub volumes: Vec<(usize, PathBuf)>,
 }
 
+/// A folder of the controller's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// What to cover so that nobody sees into it.
+    pub cover: PathBuf,
+    pub is_there: bool,
+}
+
+impl Own {
+    /// One that does not answer. It is there: what is not is known not to be at once.
+    pub fn unseen(folder: &Path) -> Own {
+        Own { cover: folder.to_owned(), is_there: true }
+    }
+
+    pub fn look_at(folder: &Path, look: Look<'_>) -> Result<Own, HostError> {
+        look(folder)?;
+        let cover = out_of_sight(folder);
+        look(&cover)?;
+        Ok(Own { is_there: cover.exists(), cover })
+    }
+}
+
 /// Where a resolved process would see the controller's folders. Its root directory and its volumes may hold some; one of them they cannot be.
-pub fn hidden(process: &Process, folders: &[PathBuf]) -> Result<Hidden, HostError> {
-    let folders: Vec<PathBuf> = folders.iter().map(|folder| out_of_sight(folder)).collect();
+pub fn hidden(process: &Process, folders: &[Own]) -> Result<Hidden, HostError> {
+    let all: Vec<PathBuf> = folders.iter().map(|own| own.cover.clone()).collect();
+    let there: Vec<PathBuf> = folders.iter().filter(|own| own.is_there).map(|own| own.cover.clone()).collect();
     let root = match process.rootfs.directory() {
-        None => folders.clone(),
-        Some((path, _)) => inside("rootfs", Path::new(path), Path::new("/"), &folders)?,
+        None => all,
+        Some((path, _)) => inside("rootfs", Path::new(path), Path::new("/"), &all)?,
     };
     let mut volumes = Vec::new();
     for (at, volume) in process.volumes.iter().enumerate() {
         let VolumeSource::Host(source) = &volume.source else { continue };
-        let there: Vec<PathBuf> = folders.iter().filter(|folder| folder.exists()).cloned().collect();
         let covered = inside("volume", Path::new(source), Path::new(&volume.target), &there)?;
         volumes.extend(covered.into_iter().map(|path| (at, path)));
     }
@@ -191,7 +234,7 @@ mod tests {
         symlink("rev-1", root.join("sync/current")).unwrap();
         symlink(root.join("sync/current"), root.join("app/link")).unwrap();
         let follow = |path: &str, written: &[&str]| {
-            resolve(&root.join(path), &written.iter().map(|folder| root.join(folder)).collect())
+            resolve(&root.join(path), &written.iter().map(|folder| root.join(folder)).collect(), &|_| Ok(()))
         };
         assert_eq!(follow("sync/current/data", &[]).unwrap(), root.join("sync/rev-1/data"));
         assert_eq!(follow("app/link/data", &[]).unwrap(), root.join("sync/rev-1/data"));
@@ -217,7 +260,8 @@ mod tests {
         let own = vec![root.join("state"), root.join("not-there")];
         fs::create_dir_all(root.join("state/rootfs")).unwrap();
         symlink("state", root.join("link")).unwrap();
-        let shown = |fields: &str| hidden(&resolved(&process(fields), &Written::new()).unwrap(), &own);
+        let seen: Vec<Own> = own.iter().map(|own| Own::look_at(own, &|_| Ok(())).unwrap()).collect();
+        let shown = |fields: &str| hidden(&resolved(&process(fields), &Written::new(), &|_| Ok(())).unwrap(), &seen);
         let paths = |paths: &[&str]| -> Vec<PathBuf> { paths.iter().map(PathBuf::from).collect() };
         assert_eq!(shown("rootfs: host").unwrap(), Hidden { root: own.clone(), volumes: vec![] });
         let at = root.display();

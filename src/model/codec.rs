@@ -1,19 +1,24 @@
-//! How a record is kept, in the database and beside a run: one version byte, a CRC-32 of what follows, then JSON.
+//! How records and events are kept, in the database and beside a run: one version byte, a CRC-32 of what follows, then JSON.
 //!
-//! Records of every version that was ever released are read for ever; `tests/fixtures` holds one of each. A new field gets a serde
-//! default and needs no new version; a field that changes its meaning does.
+//! What was written in any version that was ever released is read for ever; `tests/fixtures` holds one of each. A new field gets a serde
+//! default and needs no new version; a field that changes its meaning does. Records and events count their versions apart.
 
+use super::event::Event;
 use super::record::Record;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::ops::RangeInclusive;
 
 /// Version 2 keeps the times of waits by two clocks, version 1 by that on the wall alone.
-const VERSION: u8 = 2;
-const VERSION_MIN: u8 = 1;
+const RECORD: RangeInclusive<u8> = 1..=2;
+/// Version 0 is JSON alone, which begins with a brace: no version will have that number.
+const EVENT: RangeInclusive<u8> = 1..=1;
 const HEAD_BYTES: usize = 5;
 
-/// Why bytes are no record.
+/// Why bytes are no record, or no event.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    #[error("has {len} bytes, fewer than a record's head")]
+    #[error("has {len} bytes, fewer than its head")]
     Short { len: usize },
     #[error("has version {version}, written by a newer containerctl")]
     Version { version: u8 },
@@ -25,20 +30,41 @@ pub enum DecodeError {
 
 /// The bytes of a record.
 pub fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
-    let json = serde_json::to_vec(record)?;
+    seal(record, *RECORD.end())
+}
+
+/// The record in some bytes.
+pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+    open(bytes, &RECORD)
+}
+
+/// The bytes of an event.
+pub fn encode_event(event: &Event) -> Result<Vec<u8>, serde_json::Error> {
+    seal(event, *EVENT.end())
+}
+
+/// The event in some bytes.
+pub fn decode_event(bytes: &[u8]) -> Result<Event, DecodeError> {
+    if bytes.first() == Some(&b'{') {
+        return serde_json::from_slice(bytes).map_err(DecodeError::Json);
+    }
+    open(bytes, &EVENT)
+}
+
+fn seal<T: Serialize>(value: &T, version: u8) -> Result<Vec<u8>, serde_json::Error> {
+    let json = serde_json::to_vec(value)?;
     let mut bytes = Vec::with_capacity(HEAD_BYTES + json.len());
-    bytes.push(VERSION);
+    bytes.push(version);
     bytes.extend_from_slice(&crc32fast::hash(&json).to_le_bytes());
     bytes.extend_from_slice(&json);
     Ok(bytes)
 }
 
-/// The record in some bytes.
-pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+fn open<T: DeserializeOwned>(bytes: &[u8], versions: &RangeInclusive<u8>) -> Result<T, DecodeError> {
     let short = || DecodeError::Short { len: bytes.len() };
     let (version, rest) = bytes.split_first().ok_or_else(short)?;
     let (checksum, json) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-    if !(VERSION_MIN..=VERSION).contains(version) {
+    if !versions.contains(version) {
         return Err(DecodeError::Version { version: *version });
     }
     if crc32fast::hash(json) != u32::from_le_bytes(*checksum) {
@@ -52,6 +78,7 @@ mod tests {
     use super::*;
     use crate::manifest::parse;
     use crate::model::clock::{Moment, Steady, Time};
+    use crate::model::event::Severity;
     use crate::model::exit::{Exit, Outcome};
     use crate::model::gpu::{Exposure, GpuId, GpuLease, Share, Vendor};
     use crate::model::isolation::IdRange;
@@ -152,17 +179,41 @@ mod tests {
         assert_eq!(decode(include_bytes!("../../tests/fixtures/record-v1")).unwrap(), record());
     }
 
+    fn event() -> Event {
+        Event {
+            sequence: 4711,
+            severity: Severity::Warning,
+            workload: "web".parse().ok(),
+            reason: "Throttled".to_owned(),
+            message: "web was throttled for 12 s".to_owned(),
+            count: 3,
+            first: Timestamp(1_795_464_000_000),
+            last: Timestamp(1_795_464_785_042),
+        }
+    }
+
     #[test]
-    fn damaged_records_are_recognised() {
-        let good = encode(&record()).unwrap();
-        for len in 0..good.len() {
-            assert!(decode(&good[..len]).is_err(), "{len} bytes were accepted");
-        }
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            assert!(decode(&bad).is_err(), "a flipped bit in byte {at} was accepted");
-        }
+    fn events_of_every_version_are_read_for_ever() {
+        // Each was written once, when its version was made.
+        assert_eq!(decode_event(include_bytes!("../../tests/fixtures/event-v0")).unwrap(), event());
+        assert_eq!(decode_event(include_bytes!("../../tests/fixtures/event-v1")).unwrap(), event());
+        assert_eq!(decode_event(&encode_event(&event()).unwrap()).unwrap(), event());
+    }
+
+    #[test]
+    fn damaged_records_and_events_are_recognised() {
+        let check = |good: Vec<u8>, is_refused: &dyn Fn(&[u8]) -> bool| {
+            for len in 0..good.len() {
+                assert!(is_refused(&good[..len]), "{len} bytes were accepted");
+            }
+            for at in 0..good.len() {
+                let mut bad = good.clone();
+                bad[at] ^= 1;
+                assert!(is_refused(&bad), "a flipped bit in byte {at} was accepted");
+            }
+        };
+        check(encode(&record()).unwrap(), &|bytes| decode(bytes).is_err());
+        check(encode_event(&event()).unwrap(), &|bytes| decode_event(bytes).is_err());
         assert_eq!(decode(&[9, 0, 0, 0, 0]).unwrap_err().to_string(), "has version 9, written by a newer containerctl");
     }
 }

@@ -4,12 +4,17 @@
 //! at, and what of it can still be read is in the new database; a panic of sled's is damage too.
 
 use super::StoreError;
+use super::lasting::{digest, witness_of};
+use super::witness::{self, Mark};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -31,12 +36,26 @@ const ASIDE: &str = "set-aside-";
 
 /// Every database of ours holds this record. Sled takes a log whose beginning is overwritten for an empty one, and this tells the two apart.
 const CANARY: &str = "containerctl";
+/// The number of the newest change, as eight bytes, the highest first; not there in databases of versions that did not count.
+const COUNT: &str = "changes";
+/// Where sled keeps what is too large for its log, each in a file of its own that is named by its place in the log.
+const BLOBS: &str = "blobs";
 
 /// The tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tree {
     Records,
     Events,
+}
+
+impl Tree {
+    /// What tells the tables apart in digests.
+    pub fn number(self) -> u8 {
+        match self {
+            Tree::Records => 0,
+            Tree::Events => 1,
+        }
+    }
 }
 
 /// An entry and the table it is in.
@@ -46,6 +65,8 @@ pub type Row = ((Tree, Vec<u8>), Vec<u8>);
 pub struct Database {
     pub open: Open,
     pub rows: Vec<Row>,
+    /// How far it was; none if it does not say.
+    pub mark: Option<Mark>,
 }
 
 /// The handles on an open database.
@@ -54,6 +75,9 @@ pub struct Open {
     records: sled::Tree,
     events: sled::Tree,
     file: File,
+    blobs: PathBuf,
+    /// Large entries that are on the disk.
+    synced: Mutex<BTreeSet<OsString>>,
 }
 
 impl Open {
@@ -73,10 +97,41 @@ impl Open {
         Ok(self.records.flush().map(drop)?)
     }
 
-    /// Also waits for the disk. Sled's own flush leaves that to the kernel.
+    /// Says how far it is.
+    pub fn count(&self, number: u64) -> io::Result<()> {
+        let _patience = Patience::begin();
+        Ok(self.db.insert(COUNT, &number.to_be_bytes()).map(drop)?)
+    }
+
+    /// Also waits for the disk. Sled's own flush leaves that to the kernel, and the files of large entries altogether: those go first, since
+    /// a log that names one that is not there ends before it.
     pub fn sync(&self) -> io::Result<()> {
+        self.sync_blobs()?;
         self.flush()?;
+        // Those that were written meanwhile, by others or by the flush.
+        self.sync_blobs()?;
         self.file.sync_data()
+    }
+
+    fn sync_blobs(&self) -> io::Result<()> {
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        let found: BTreeSet<OsString> =
+            fs::read_dir(&self.blobs)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>()?;
+        let mut is_new = false;
+        for name in found.difference(&synced) {
+            match File::open(self.blobs.join(name)) {
+                Ok(file) => file.sync_data()?,
+                // Replaced by a newer one already.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            is_new = true;
+        }
+        if is_new {
+            File::open(&self.blobs)?.sync_data()?;
+        }
+        *synced = found;
+        Ok(())
     }
 
     fn table(&self, tree: Tree) -> &sled::Tree {
@@ -99,6 +154,19 @@ impl Open {
 struct Failed {
     error: sled::Error,
     read: Vec<Row>,
+}
+
+/// Reads a database and compares it with its witness. `losses` is told in sentences what was lost, by damage or without a word.
+pub fn open(path: &Path, losses: &mut Vec<String>) -> Result<Database, StoreError> {
+    let database = Database::open(path, losses)?;
+    losses.extend(missing(path, &database, losses));
+    Ok(database)
+}
+
+/// What the witness of `path` says is missing. Where a loss is known already, it would only be told once more.
+fn missing(path: &Path, database: &Database, losses: &[String]) -> Option<String> {
+    let witness = witness::read(&witness_of(path));
+    losses.is_empty().then(|| witness::compare(path, database.mark, witness)).flatten()
 }
 
 impl Database {
@@ -135,6 +203,8 @@ impl Database {
         fs::DirBuilder::new().mode(0o700).create(path).map_err(aside)?;
         let failed = |error| StoreError::Open { path: path.to_owned(), source: error };
         let (mut database, _) = attempt(path).map_err(|again| failed(again.error))?;
+        // The witness is of the one that is set aside.
+        database.mark = None;
         database.rows = if first.read.len() > second.read.len() { first.read } else { second.read };
         for (key, value) in &database.rows {
             let put = database.open.insert(key, value);
@@ -151,16 +221,19 @@ impl Database {
 }
 
 /// Reads what is in the database `path`, which cannot be written where it is: from a copy in `spare`, which is removed again.
-pub fn read_copy(path: &Path, spare: &Path, losses: &mut Vec<String>) -> Result<Vec<Row>, StoreError> {
+pub fn read_copy(path: &Path, spare: &Path, losses: &mut Vec<String>) -> Result<(Vec<Row>, Option<Mark>), StoreError> {
     let failed = |source| StoreError::Copy { path: path.to_owned(), to: spare.to_owned(), source };
     if spare.exists() {
         fs::remove_dir_all(spare).map_err(failed)?;
     }
     if !path.exists() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), None));
     }
     let read = copy(path, spare).map_err(failed).and_then(|()| Database::open(spare, losses));
-    let rows = read.map(|database| database.rows);
+    let rows = read.map(|database| {
+        losses.extend(missing(path, &database, losses));
+        (database.rows, database.mark)
+    });
     // The copy, and any that was set aside beside it.
     for left in [spare.to_owned(), set_aside_name(spare, 1)] {
         if left.exists() {
@@ -201,7 +274,10 @@ fn attempt_once(path: &Path) -> Result<(Database, bool), Failed> {
     let opened = catch_unwind(AssertUnwindSafe(|| open_and_read(path, &mut read)));
     let panicked = || Err(sled::Error::ReportableBug("sled panicked".to_owned()));
     match opened.unwrap_or_else(|_| panicked()) {
-        Ok((open, known)) => Ok((Database { open, rows: read }, known)),
+        Ok((open, known, number)) => {
+            let mark = number.map(|number| Mark { number, digest: digest(&read) });
+            Ok((Database { open, rows: read, mark }, known))
+        }
         Err(error) => Err(Failed { error, read }),
     }
 }
@@ -227,7 +303,7 @@ impl Drop for Patience {
     }
 }
 
-fn open_and_read(path: &Path, read: &mut Vec<Row>) -> sled::Result<(Open, bool)> {
+fn open_and_read(path: &Path, read: &mut Vec<Row>) -> sled::Result<(Open, bool, Option<u64>)> {
     let _patience = Patience::begin();
     let config = sled::Config::new()
         .path(path)
@@ -244,8 +320,10 @@ fn open_and_read(path: &Path, read: &mut Vec<Row>) -> sled::Result<(Open, bool)>
         }
     }
     let known = check_canary(&db)?;
+    let number = db.get(COUNT)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
     let file = File::open(path.join("db"))?;
-    Ok((Open { db, records, events, file }, known))
+    let (blobs, synced) = (path.join(BLOBS), Mutex::default());
+    Ok((Open { db, records, events, file, blobs, synced }, known, number))
 }
 
 /// Whether the canary is there; puts it there.

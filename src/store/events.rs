@@ -1,6 +1,7 @@
 //! Events in the database: a tree of its own, keyed by sequence number, nothing that anything depends on.
 
-use super::{Store, StoreError, Table};
+use super::{Found, Store, StoreError, Table};
+use crate::model::codec;
 use crate::model::event::Event;
 
 impl Store {
@@ -11,18 +12,28 @@ impl Store {
         }
         for event in put {
             // A value of ours that has no JSON does not exist.
-            let Ok(json) = serde_json::to_vec(event) else { continue };
-            self.events.insert(&event.sequence.to_be_bytes(), json).map_err(StoreError::Events)?;
+            let Ok(bytes) = codec::encode_event(event) else { continue };
+            self.events.insert(&event.sequence.to_be_bytes(), bytes).map_err(StoreError::Events)?;
         }
         self.wake();
         Ok(())
     }
 }
 
-/// Every event that can be read. One that cannot be read is of another version or damaged, and no loss worth a word.
-pub fn read(events: &dyn Table) -> Result<Vec<Event>, StoreError> {
+/// Every event that can be read. The others are counted among the losses.
+pub fn read(events: &dyn Table, found: &mut Found) -> Result<(), StoreError> {
     let entries = events.entries().map_err(StoreError::Events)?;
-    Ok(entries.iter().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect())
+    let mut unread = 0_usize;
+    for (_, value) in &entries {
+        match codec::decode_event(value) {
+            Ok(event) => found.events.push(event),
+            Err(_) => unread += 1,
+        }
+    }
+    if unread > 0 {
+        found.losses.push(format!("{unread} of {} events are damaged, or of a newer containerctl", entries.len()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -55,6 +66,18 @@ mod tests {
         store.keep_events(&[], &[1]).unwrap();
         drop(store);
         let (_, found) = open();
-        assert_eq!(found.events, [event(2), event(300)]);
+        assert_eq!((found.events, found.losses.len()), (vec![event(2), event(300)], 0));
+    }
+
+    #[test]
+    fn an_event_that_is_damaged_is_missed_and_said() {
+        let state = tempfile::tempdir().unwrap();
+        let spare = state.path().join("spare");
+        let open = || Store::open(Place { state: state.path(), spare: &spare, turned: Box::new(|| ()) }).unwrap();
+        let (store, _) = open();
+        store.events.insert(&7_u64.to_be_bytes(), b"\x01nonsense".to_vec()).unwrap();
+        drop(store);
+        let (_, found) = open();
+        assert_eq!(found.losses, ["1 of 1 events are damaged, or of a newer containerctl"]);
     }
 }

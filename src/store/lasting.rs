@@ -4,45 +4,92 @@
 //! for hours. Approach: all entries are in memory too; while the database is out of order they are all there is, and each flush tries to
 //! open it again and to bring it up to date.
 //!
-//! Guarantees: an insert never fails, it is only not saved yet; a flush succeeds once everything before it is handed to the kernel.
+//! Guarantees: an insert never fails, it is only not saved yet; a flush succeeds once everything before it is handed to the kernel; a sync
+//! once it is on the disk, and the witness beside the database says so.
 
 use super::database::{Database, Open, Row, Tree, probe};
+use super::witness::{self, Digest, Mark};
 use super::{Entry, StoreError, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub struct Lasting {
     path: PathBuf,
+    /// Held while changes go into the database, so that they do in the order of their numbers. Taken before `inner`.
+    order: Mutex<()>,
     inner: Mutex<Inner>,
+    /// What the witness says, as far as we have written it.
+    witnessed: Mutex<Option<Mark>>,
 }
 
 struct Inner {
     /// None while the database is out of order.
     open: Option<Arc<Open>>,
     rows: BTreeMap<(Tree, Vec<u8>), Vec<u8>>,
-    /// Keys changed since the last flush that succeeded, and the how-manieth change it was.
-    unsaved: BTreeMap<(Tree, Vec<u8>), u64>,
-    changes: u64,
+    /// Keys of records that are not handed to the kernel as they are, and the how-manieth change made them so. Only of those that are there:
+    /// nobody asks for one that was removed, nor for an event, and all are compared once the database can be opened.
+    unsaved: BTreeMap<Vec<u8>, u64>,
+    mark: Mark,
+}
+
+impl Inner {
+    /// Changes an entry in memory.
+    fn change(&mut self, (tree, key): &(Tree, Vec<u8>), value: Option<&Vec<u8>>) {
+        self.mark.number += 1;
+        let number = self.mark.number;
+        let place = (*tree, key.clone());
+        let table = tree.number();
+        let before = match value {
+            Some(value) => {
+                self.mark.digest = self.mark.digest.with(table, key, value);
+                self.rows.insert(place, value.clone())
+            }
+            None => self.rows.remove(&place),
+        };
+        if let Some(before) = before {
+            self.mark.digest = self.mark.digest.without(table, key, &before);
+        }
+        match (tree, value) {
+            (Tree::Records, Some(_)) => drop(self.unsaved.insert(key.clone(), number)),
+            (Tree::Records, None) => drop(self.unsaved.remove(key)),
+            (Tree::Events, _) => {}
+        }
+    }
 }
 
 impl Lasting {
     pub fn new(path: PathBuf, database: Database) -> Lasting {
-        let Database { open, rows } = database;
-        Lasting::with(path, Some(Arc::new(open)), rows)
+        let Database { open, rows, mark } = database;
+        Lasting::with(path, Some(Arc::new(open)), rows, mark)
     }
 
     /// One whose database cannot be opened now.
-    pub fn out_of_order(path: PathBuf, rows: Vec<Row>) -> Lasting {
-        Lasting::with(path, None, rows)
+    pub fn out_of_order(path: PathBuf, rows: Vec<Row>, mark: Option<Mark>) -> Lasting {
+        Lasting::with(path, None, rows, mark)
     }
 
-    fn with(path: PathBuf, open: Option<Arc<Open>>, rows: Vec<Row>) -> Lasting {
-        let rows = rows.into_iter().collect();
-        Lasting { path, inner: Mutex::new(Inner { open, rows, unsaved: BTreeMap::new(), changes: 0 }) }
+    /// Counts on from what the database or its witness has seen, whichever is more, and from what is in it now.
+    fn with(path: PathBuf, open: Option<Arc<Open>>, rows: Vec<Row>, found: Option<Mark>) -> Lasting {
+        let witnessed = witness::read(&witness_of(&path));
+        let number = found.into_iter().chain(witnessed).map(|mark| mark.number).max().unwrap_or(0);
+        let digest = digest(&rows);
+        // What is there now is another state than the one that has this number.
+        let is_other = witnessed.is_some_and(|known| known.number == number && known.digest != digest);
+        let mark = Mark { number: number + u64::from(is_other), digest };
+        if let Some(open) = open.as_ref().filter(|_| found.map(|found| found.number) != Some(mark.number)) {
+            // A disk that refuses it refuses the next change, and says so then.
+            let _ = open.count(mark.number);
+        }
+        let inner = Inner { open, rows: rows.into_iter().collect(), unsaved: BTreeMap::new(), mark };
+        Lasting { path, order: Mutex::default(), inner: Mutex::new(inner), witnessed: Mutex::new(witnessed) }
+    }
+
+    fn order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -52,26 +99,24 @@ impl Lasting {
 
     /// Changes an entry in memory, and in the database if that is in order.
     fn change(&self, key: &(Tree, Vec<u8>), value: Option<Vec<u8>>) {
-        let open = {
+        // Twice: a page is rewritten with what was in it before.
+        let refused = self.inner().open.is_some()
+            && probe(&self.path, value.as_ref().map_or(0, |value| 2 * value.len())).is_err();
+        let _order = self.order();
+        let (open, number) = {
             let mut inner = self.inner();
-            inner.changes += 1;
-            let number = inner.changes;
-            inner.unsaved.insert(key.clone(), number);
-            match &value {
-                Some(value) => inner.rows.insert(key.clone(), value.clone()),
-                None => inner.rows.remove(key),
-            };
-            inner.open.clone()
+            inner.change(key, value.as_ref());
+            (inner.open.clone(), inner.mark.number)
         };
         let Some(open) = open else { return };
-        // Twice: a page is rewritten with what was in it before.
-        if probe(&self.path, value.as_ref().map_or(0, |value| 2 * value.len())).is_err() {
+        if refused {
             return self.discard(open);
         }
-        let changed = match value {
+        // The number first: a log that ends between the two is ahead of its witness, not behind.
+        let changed = open.count(number).and_then(|()| match value {
             Some(value) => open.insert(key, &value),
             None => open.remove(key),
-        };
+        });
         if changed.is_err() {
             self.discard(open);
         }
@@ -90,11 +135,13 @@ impl Lasting {
     }
 
     /// The open database, opened again and brought up to date if it was out of order.
-    fn mended(&self) -> io::Result<(Arc<Open>, u64)> {
+    fn mended(&self) -> io::Result<(Arc<Open>, Mark)> {
+        // Every change up to the mark is in the database, and none after it.
+        let _order = self.order();
         let mut inner = self.inner();
-        let changes = inner.changes;
+        let mark = inner.mark;
         if let Some(open) = &inner.open {
-            return Ok((Arc::clone(open), changes));
+            return Ok((Arc::clone(open), mark));
         }
         let all: usize = inner.rows.values().map(Vec::len).sum();
         if self.path.exists() {
@@ -106,7 +153,8 @@ impl Lasting {
         for loss in losses {
             tracing::error!(loss, "the database");
         }
-        let Database { open, rows } = database.map_err(|error| flatten(&error))?;
+        let Database { open, rows, mark: _ } = database.map_err(|error| flatten(&error))?;
+        open.count(mark.number)?;
         let saved: BTreeMap<(Tree, Vec<u8>), Vec<u8>> = rows.into_iter().collect();
         for (key, value) in inner.rows.iter().filter(|(key, value)| saved.get(*key) != Some(value)) {
             open.insert(key, value)?;
@@ -116,15 +164,15 @@ impl Lasting {
         }
         let open = Arc::new(open);
         inner.open = Some(Arc::clone(&open));
-        Ok((open, changes))
+        Ok((open, mark))
     }
 
-    fn save(&self, save: impl Fn(&Open) -> io::Result<()>) -> io::Result<()> {
-        let (open, changes) = self.mended()?;
+    fn save(&self, save: impl Fn(&Open) -> io::Result<()>) -> io::Result<Mark> {
+        let (open, mark) = self.mended()?;
         match save(&open) {
             Ok(()) => {
-                self.inner().unsaved.retain(|_, change| *change > changes);
-                Ok(())
+                self.inner().unsaved.retain(|_, change| *change > mark.number);
+                Ok(mark)
             }
             Err(error) => {
                 self.discard(open);
@@ -133,6 +181,29 @@ impl Lasting {
             }
         }
     }
+
+    /// Has everything on the disk, and the witness say so.
+    pub fn sync(&self) -> io::Result<()> {
+        let mark = self.save(Open::sync)?;
+        let path = witness_of(&self.path);
+        let mut witnessed = self.witnessed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been faster with a newer one; and whoever was deleted, or is on another disk now, says nothing any more.
+        let is_said = |known: Mark| known.number > mark.number || known == mark;
+        if !witnessed.is_some_and(is_said) || !path.exists() {
+            witness::write(&path, mark)?;
+            *witnessed = Some(mark);
+        }
+        Ok(())
+    }
+}
+
+/// Where the witness of a database is.
+pub fn witness_of(database: &Path) -> PathBuf {
+    database.with_extension("witness")
+}
+
+pub fn digest(rows: &[Row]) -> Digest {
+    rows.iter().fold(Digest::default(), |sum, ((tree, key), value)| sum.with(tree.number(), key, value))
 }
 
 /// One of its tables. A flush is of all of them.
@@ -153,11 +224,11 @@ impl Table for View {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.of.save(Open::flush)
+        self.of.save(Open::flush).map(drop)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.of.save(Open::sync)
+        self.of.sync()
     }
 
     fn entries(&self) -> io::Result<Vec<Entry>> {
@@ -167,8 +238,10 @@ impl Table for View {
     }
 
     fn unsaved(&self) -> BTreeSet<Vec<u8>> {
-        let inner = self.of.inner();
-        inner.unsaved.keys().filter(|(tree, _)| *tree == self.tree).map(|(_, key)| key.clone()).collect()
+        match self.tree {
+            Tree::Records => self.of.inner().unsaved.keys().cloned().collect(),
+            Tree::Events => BTreeSet::new(),
+        }
     }
 }
 

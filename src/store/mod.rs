@@ -4,6 +4,7 @@
 //! has come in meanwhile) it survives a power cut. While the disk refuses, because it is full or read-only, everything is kept in memory,
 //! [`Store::trouble`] says so, and it is tried again until it is saved. A damaged database is set aside, never guessed at: losing it costs
 //! history, and no running workload, because those leave traces of their own.
+//! What was on the disk and is missing when it is opened is said, even where sled takes the rest for all there is.
 //! Caveat: sled 0.34's flush hands data to the kernel and waits for it to be written out, but does not flush the disk's cache.
 //!
 //! | file | what it is |
@@ -12,6 +13,7 @@
 //! | `lasting` | the table that outlives refusals of the disk |
 //! | `database` | opening sled, damaged or not |
 //! | `events` | events, which nothing depends on |
+//! | `witness` | how far the database was, so that it cannot lose its end without a word |
 //!
 //! Idle it does nothing: sled's own timer is off, and its threads are left asleep.
 
@@ -20,12 +22,13 @@ mod events;
 mod lasting;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use crate::model::codec;
 use crate::model::event::Event;
 use crate::model::name::Name;
 use crate::model::record::Record;
-use database::{Database, Tree, read_copy};
+use database::{Tree, read_copy};
 use lasting::{Lasting, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -138,20 +141,26 @@ impl Store {
         let mut found = Found::default();
         let path = state.join("db");
         let made = fs::create_dir_all(state).map_err(|source| StoreError::Folder { path: state.to_owned(), source });
-        let (records, trouble) = match made.and_then(|()| Database::open(&path, &mut found.losses)) {
-            Ok(database) => (Lasting::new(path, database), None),
+        let (records, trouble) = match made.and_then(|()| database::open(&path, &mut found.losses)) {
+            Ok(database) => {
+                let lasting = Lasting::new(path, database);
+                // There from the first change on: a database without a witness is one that was robbed of it. What the disk refuses it
+                // refuses again, and says so, when there is something to keep.
+                let _ = lasting.sync();
+                (lasting, None)
+            }
             Err(error) => {
                 let Some(refusal) = error.refusal() else { return Err(error) };
                 let trouble = in_words(&format!("{error}: {refusal}"));
-                let entries = read_copy(&path, spare, &mut found.losses)?;
-                (Lasting::out_of_order(path, entries), Some(trouble))
+                let (entries, mark) = read_copy(&path, spare, &mut found.losses)?;
+                (Lasting::out_of_order(path, entries, mark), Some(trouble))
             }
         };
         let records = Arc::new(records);
         let view = |tree| -> Arc<dyn Table> { Arc::new(View { of: Arc::clone(&records), tree }) };
         let (records, events) = (view(Tree::Records), view(Tree::Events));
         read(records.as_ref(), &mut found)?;
-        found.events = events::read(events.as_ref())?;
+        events::read(events.as_ref(), &mut found)?;
         let (dirty, woken) = mpsc::sync_channel(1);
         let trouble = Arc::new(Mutex::new(trouble));
         let syncer = Syncer { records: Arc::clone(&records), trouble: Arc::clone(&trouble), turned };
@@ -164,7 +173,7 @@ impl Store {
     pub fn over(records: Box<dyn Table>, events: Box<dyn Table>) -> Result<(Store, Found), StoreError> {
         let mut found = Found::default();
         read(records.as_ref(), &mut found)?;
-        found.events = events::read(events.as_ref())?;
+        events::read(events.as_ref(), &mut found)?;
         let (records, events) = (records.into(), events.into());
         Ok((Store { records, events, trouble: Arc::default(), dirty: None, syncing: None }, found))
     }
@@ -190,6 +199,11 @@ impl Store {
     /// Hands everything to the kernel. Blocks for one write.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.records.flush().map_err(StoreError::Flush)
+    }
+
+    /// Has everything on the disk. Blocks for as long as that takes.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.records.sync().map_err(StoreError::Flush)
     }
 
     /// Why nothing is saved at present, if so, with what to do about it.

@@ -14,6 +14,7 @@ mod exec;
 mod foreground;
 mod gpus;
 mod guard;
+mod hung;
 mod idle;
 mod jobs;
 mod kernel;

@@ -83,6 +83,11 @@ fn losing_the_database_costs_history_and_no_process() {
     world.start(&[]);
     assert_eq!(world.wait_running("web"), web);
     assert_eq!(world.wait_running("held"), held);
+    let told = world.ctl(&["events"]).out;
+    assert!(told.contains("StateLost") && told.contains("has lost its contents"), "{told}");
+    for name in ["web", "held"] {
+        world.wait_status(name, |status| status["conditions"].to_string().contains("StateLost"));
+    }
     // Its device is still its own.
     world.put("two.yaml", "gpu: 2\ncommand: sleep infinity");
     world.wait_phase("two", "Pending");

@@ -1,10 +1,11 @@
 //! How a run is begun in a group that was just made: limits, the host's paths as they are now, the box, and then the process.
 
 use super::Linux;
+use crate::host::asking::Question;
 use crate::host::confine::{self, Plan};
 use crate::host::facts::throttle_counts;
 use crate::host::processes::Run;
-use crate::host::sources::{self, Hidden};
+use crate::host::sources::{self, Hidden, Own};
 use crate::host::spawn::{Namespaces, Spawn, Stdio, spawn};
 use crate::host::traces::make_private;
 use crate::host::{Host, HostError, Start, chain, dev, layers};
@@ -63,7 +64,7 @@ impl Linux {
     pub(super) fn paths(&self, record: &Record) -> Result<Paths, HostError> {
         let Record { spec, .. } = record;
         let process = self.resolved(&spec.process)?;
-        let mut hidden = sources::hidden(&process, &self.options.hidden)?;
+        let mut hidden = sources::hidden(&process, &self.own_folders())?;
         hidden.root.extend(throttle_counts(Path::new("/sys/devices/system/cpu")));
         let kept = matches!(spec.process.rootfs.directory(), Some((_, Changes::Kept)));
         let layers = self.options.layers.as_ref().filter(|_| kept);
@@ -83,11 +84,35 @@ impl Linux {
 
     /// The host's paths resolved; what it may write is known from then on, before it can have written anything.
     fn resolved(&self, process: &spec::Process) -> Result<spec::Process, HostError> {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let resolved = sources::resolved(process, &written)?;
-        written.extend(sources::written(&resolved));
+        if !sources::names_any(process) {
+            return Ok(process.clone());
+        }
+        // Nothing is held while a file system is asked that may not answer.
+        let first = self.ask_for(process)?;
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).extend(sources::written(&first));
         // Once more, so that its own volumes count the first time as they do the second.
-        sources::resolved(process, &written)
+        self.ask_for(process)
+    }
+
+    fn ask_for(&self, process: &spec::Process) -> Result<spec::Process, HostError> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let process = process.clone();
+        self.asking.ask(move |question| sources::resolved(&process, &written, &|path| question.next(path)))
+    }
+
+    /// The controller's own folders as they are; if one does not answer, as they were last seen.
+    fn own_folders(&self) -> Vec<Own> {
+        let folders = self.options.hidden.clone();
+        let look = |folder: &PathBuf, question: &Question| Own::look_at(folder, &|path| question.next(path));
+        let seen = self.asking.ask(move |question| folders.iter().map(|folder| look(folder, question)).collect());
+        let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        match seen {
+            Ok(seen) => *known = seen,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot look at the folders that are hidden from workloads; they are where they were");
+            }
+        }
+        known.clone()
     }
 
     pub(super) fn begin(&self, start: &Start<'_>, instance: &File) -> Result<(), HostError> {
