@@ -14,6 +14,7 @@ use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_ve
 use super::gpu::{Gpus, Source};
 use super::life::{self, Witness};
 use super::processes::{Init, Processes, Reaped, Run, find_init};
+use super::sampler::{Meter, Sampler};
 use super::seccomp::Compiler;
 use super::sources::{self, Own, Written};
 use super::spawn::Image;
@@ -311,6 +312,11 @@ impl Host for Linux {
 
     fn usage(&self, name: &Name) -> Usage {
         self.backend.usage(name)
+    }
+
+    fn meter(&self) -> Option<Box<dyn Meter>> {
+        let sampler = Sampler::new(self.backend.counters(), PathBuf::from("/proc/stat"))?;
+        Some(Box::new(sampler))
     }
 
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError> {

@@ -20,6 +20,7 @@ pub mod mounts;
 pub mod probe;
 pub mod processes;
 pub mod runtime;
+pub mod sampler;
 pub mod seccomp;
 mod sources;
 pub mod spawn;
@@ -39,6 +40,7 @@ use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::time::Timestamp;
 use crate::model::usage::Usage;
+use sampler::Meter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -131,6 +133,11 @@ pub trait Host: Send + Sync {
 
     /// What a workload has used and run into.
     fn usage(&self, name: &Name) -> Usage;
+
+    /// What reads counters often; none where there is nothing to read.
+    fn meter(&self) -> Option<Box<dyn Meter>> {
+        None
+    }
 
     /// Sends a signal to the command of a run.
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError>;

@@ -16,6 +16,7 @@ pub mod isolation;
 pub mod job;
 pub mod label;
 pub mod machine;
+pub mod meter;
 pub mod name;
 pub mod observed;
 pub mod probe;

@@ -6,8 +6,8 @@
 use super::hierarchies::Hierarchies;
 use super::unified::Unified;
 use super::{
-    Backend, CgroupError, FILES, counter, cpus_of_this_process, directory_name, list_directories, parse_pids,
-    workload_at,
+    Backend, CgroupError, Counter, Counters, FILES, counter, cpus_of_this_process, directory_name, list_directories,
+    parse_pids, workload_at,
 };
 use crate::model::cgroup::{Settings, Support, Write, is_per_device};
 use crate::model::name::Name;
@@ -273,6 +273,20 @@ impl Backend for Legacy {
         }
     }
 
+    fn counters(&self) -> Counters {
+        let there = |file: &'static str| {
+            let parent = self.directories.iter().find(|parent| parent.join(file).exists())?;
+            Some(Counter { parent: parent.clone(), file })
+        };
+        let own = Counters {
+            cpu: there("cpuacct.usage"),
+            pressure: None,
+            memory: there("memory.usage_in_bytes"),
+            threads: there("tasks"),
+        };
+        self.unified.as_ref().map(Backend::counters).unwrap_or_default().or(own)
+    }
+
     fn restore(&self, name: &Name) -> Result<(), CgroupError> {
         for path in self.directories.iter().map(|parent| parent.join(directory_name(name))) {
             match fs::create_dir(&path) {
@@ -399,21 +413,4 @@ impl Backend for Legacy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::RefCell;
-
-    #[test]
-    fn what_was_forked_while_others_were_moved_is_moved_too() {
-        // 7 forks 8 before its turn; 9 is born where 8 has been moved to, and listed all the same.
-        let (rounds, moved) =
-            (RefCell::new(vec![vec![1, 7, 8, 9], vec![1, 7, 8], vec![1, 7]]), RefCell::new(Vec::new()));
-        let list = || Ok(rounds.borrow_mut().pop().unwrap_or(vec![1, 7, 8, 9]));
-        let put = |pid| {
-            moved.borrow_mut().push(pid);
-            Ok(())
-        };
-        move_all(list, put).unwrap();
-        assert_eq!(*moved.borrow(), [1, 7, 8, 9]);
-    }
-}
+mod tests;

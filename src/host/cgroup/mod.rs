@@ -6,11 +6,13 @@
 //! Guarantees: [`Backend::create`] fails if the group exists, so the directory is the lock that keeps a second instance of a name from
 //! starting; nothing here sleeps; an error names the file, the value and the kernel's answer.
 
+mod counters;
 mod hierarchies;
 mod legacy;
 mod probe;
 mod unified;
 
+pub use counters::{Counter, Counters};
 pub use unified::{read_at, write_at};
 
 pub use probe::{Opened, is_below, membership, open, remove_parent};
@@ -95,6 +97,9 @@ pub trait Backend: Send + Sync {
 
     /// What the group has used and run into, as far as it is counted here; all zero where there is no group.
     fn usage(&self, name: &Name) -> Usage;
+
+    /// Where that is counted, for those who read it often.
+    fn counters(&self) -> Counters;
 
     /// Makes what is missing of the group again, and thaws it.
     fn restore(&self, name: &Name) -> Result<(), CgroupError>;
@@ -205,7 +210,7 @@ fn workload_at(path: &str, parent: &str) -> Option<Name> {
 }
 
 /// Microseconds for which some task waited, of a PSI file: `some avg10=0.00 avg60=0.00 avg300=0.00 total=1234`.
-fn stalled_us(text: &str) -> Option<u64> {
+pub fn stalled_us(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with("some "))?;
     line.rsplit_once("total=").and_then(|(_, total)| total.trim().parse().ok())
 }

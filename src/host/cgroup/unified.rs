@@ -5,8 +5,8 @@
 
 use super::probe::enable;
 use super::{
-    Backend, CgroupError, PROBE_GROUPS, counter, cpus_of_this_process, directory_name, list_directories, parse_pids,
-    stalled_us, workload_at,
+    Backend, CgroupError, Counter, Counters, PROBE_GROUPS, counter, cpus_of_this_process, directory_name,
+    list_directories, parse_pids, stalled_us, workload_at,
 };
 use crate::model::cgroup::{Settings, Support, Write};
 use crate::model::name::Name;
@@ -164,6 +164,21 @@ impl Backend for Unified {
             cpu_stalled_us: stalled("cpu.pressure"),
             memory_stalled_us: stalled("memory.pressure"),
             io_stalled_us: stalled("io.pressure"),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        // The parent is not the root, so it has the files its children have.
+        let there = |file: &'static str| {
+            let counter = Counter { parent: self.parent_path.clone(), file };
+            self.parent_path.join(file).exists().then_some(counter)
+        };
+        Counters {
+            cpu: there("cpu.stat"),
+            // Refused with EOPNOTSUPP where the kernel was started with psi=0: then it is no counter.
+            pressure: there("cpu.pressure").filter(|_| read_at(&self.parent, "cpu.pressure").is_ok()),
+            memory: there("memory.current"),
+            threads: there("cgroup.threads"),
         }
     }
 
