@@ -7,6 +7,7 @@ use super::tree::{ScalarKind, Value};
 use crate::model::gpu::{GpuRequest, OnUnhealthy};
 use crate::model::spec::{Align, Cpu, CpuClass, Memory, Resources, Smt};
 use crate::model::units::{Bytes, Limit, MilliCpu, format_duration};
+use crate::model::weight::WEIGHT_DEFAULT;
 use std::time::Duration;
 
 /// Processes and threads a workload may have if it does not say: stricter than Docker (no limit) and Podman (2048), enough for a web
@@ -46,7 +47,7 @@ pub fn read(map: &Map<'_>, problems: &mut Problems) -> Resources {
 const CPU_DEFAULT: Cpu = Cpu {
     request: MilliCpu(0),
     limit: Limit::Max,
-    weight: 100,
+    weight: WEIGHT_DEFAULT,
     burst: Duration::ZERO,
     class: CpuClass::Shared,
     smt: None,
@@ -87,7 +88,7 @@ fn cpu(field: &Field<'_>, problems: &mut Problems) -> Option<Cpu> {
             "delete the weight, or choose class shared",
         );
     }
-    let weight = weight.and_then(|field| field.integer(1..=10_000, problems)).unwrap_or(100);
+    let weight = weight.and_then(|field| field.integer(1..=10_000, problems)).unwrap_or(class.weight());
     let burst = burst(&map, limit, problems);
     let counted = matches!(class, CpuClass::Pinned | CpuClass::Exclusive);
     let request = match (given, limit) {

@@ -90,7 +90,9 @@ mod tests {
     fn record() -> Record {
         let text = b"command: [stress, --cpu, '2']\ncpu: {limit: 2, class: pinned, request: 1}\nmemory: 512M\ngpu: {memory: 8Gi}\n\
             env: {A: b}\nvolumes: [{source: /srv, target: /mnt}]\nlabels: {team: a}\n";
-        let (spec, origin) = parse("group/web.yaml", text).workloads.into_iter().next().unwrap();
+        let (mut spec, origin) = parse("group/web.yaml", text).workloads.into_iter().next().unwrap();
+        // What a pinned workload weighed by default when the fixtures were written.
+        Arc::make_mut(&mut spec).resources.cpu.weight = 100;
         Record {
             generation: 3,
             instance: 7,

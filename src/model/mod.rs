@@ -29,3 +29,4 @@ pub mod time;
 pub mod topology;
 pub mod units;
 pub mod usage;
+pub mod weight;

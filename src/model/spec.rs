@@ -160,7 +160,7 @@ pub struct Cpu {
     pub request: MilliCpu,
     /// CPU time per time, at most.
     pub limit: Limit<MilliCpu>,
-    /// Share against other groups when CPUs are contended, 1..=10000, 100 by default.
+    /// Share against other groups when CPUs are contended, 1..=10000; `CpuClass::weight` by default.
     pub weight: u32,
     /// Unused quota that may be carried over, at most the quota of one period (100 ms).
     pub burst: Duration,

@@ -225,3 +225,25 @@ fn memory_is_bound_to_the_nodes_of_the_cpus_only_where_that_is_required() {
     machine.cgroup.nodes = "0".parse().unwrap();
     assert_eq!(mems(required, "2-3", &machine).as_deref(), Some("0"), "a node without memory binds nobody");
 }
+
+#[test]
+fn each_class_has_a_weight_of_its_own() {
+    let line = |class: &str, support: &Support, file: &str| {
+        let written = check(&format!("cpu: {{request: 1, class: {class}}}"), support);
+        written.lines().find(|line| line.starts_with(file)).unwrap_or("as the kernel makes it").to_owned()
+    };
+    let (unified, legacy) = (support(Generation::Unified, UNIFIED), support(Generation::Legacy, LEGACY));
+    let classes = ["shared", "pinned", "exclusive"];
+    assert_eq!(
+        classes.map(|class| line(class, &unified, "cpu.weight")),
+        ["as the kernel makes it", "cpu.weight = 500", "cpu.weight = 500"]
+    );
+    assert_eq!(
+        classes.map(|class| line(class, &legacy, "cpu.shares")),
+        ["as the kernel makes it", "cpu.shares = 5120", "cpu.shares = 5120"]
+    );
+    // One that yields to everybody has no weight to say.
+    assert_eq!(check("cpu: {class: idle}", &unified).lines().find(|line| line.contains("cpu.weight")), None);
+    // Who names one has that, whatever the class.
+    assert_eq!(check("cpu: {request: 1, class: pinned, weight: 7}", &unified).matches("cpu.weight = 7").count(), 1);
+}
