@@ -26,6 +26,7 @@ mod rebuilt;
 pub mod rehearsal;
 pub mod report;
 mod run;
+mod since;
 mod source;
 pub mod state;
 mod sweep;

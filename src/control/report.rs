@@ -1,5 +1,6 @@
 //! What is told of each workload after a pass, and whether anything is left to do.
 
+use super::since;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::model::exit::Exit;
 use crate::model::gpu::GpuStatus;
@@ -86,7 +87,12 @@ pub fn status(
         _ => None,
     };
     let settings = seen.group.as_ref().map(|group| group.settings.0.clone()).unwrap_or_default();
-    let conditions = conditions(verdict, before, input.clock.wall);
+    let now = input.clock.wall;
+    let conditions = conditions(verdict, before, |finding| match before {
+        // This controller's own first word of it: what it finds has become so under an earlier one.
+        None => since::remembered(finding, record, seen.instance.as_ref(), now).unwrap_or(now),
+        Some(_) => now,
+    });
     let ready = conditions.iter().any(|condition| condition.kind == ConditionKind::Ready && condition.status);
     Some(Status {
         name: name.clone(),
@@ -142,7 +148,7 @@ fn observed_generation(verdict: &Verdict, before: Option<&Status>, started_as: O
     }
 }
 
-fn conditions(verdict: &Verdict, before: Option<&Status>, now: Timestamp) -> Vec<Condition> {
+fn conditions(verdict: &Verdict, before: Option<&Status>, anew: impl Fn(&Finding) -> Timestamp) -> Vec<Condition> {
     let mut conditions: Vec<Condition> = Vec::new();
     for finding in &verdict.findings {
         let known = before.and_then(|before| {
@@ -157,7 +163,7 @@ fn conditions(verdict: &Verdict, before: Option<&Status>, now: Timestamp) -> Vec
             status: finding.status,
             reason: finding.reason.to_owned(),
             message: finding.message.clone(),
-            since: known.map_or(now, |known| known.since),
+            since: known.map_or_else(|| anew(finding), |known| known.since),
         });
     }
     conditions.sort_by(|a, b| (a.kind, &a.reason).cmp(&(b.kind, &b.reason)));

@@ -52,7 +52,8 @@ pub struct Condition {
     pub reason: String,
     /// A sentence for people.
     pub message: String,
-    /// When `status` and `reason` became what they are, as far as this controller has seen.
+    /// When `status` and `reason` became what they are, as far as this controller has seen; what it found so, as far as records and runs
+    /// tell (`control::since` says which do).
     #[serde(with = "rfc3339")]
     pub since: Timestamp,
 }

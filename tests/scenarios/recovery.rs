@@ -5,6 +5,8 @@ use super::world::{World, eventually, eventually_or, signal};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 #[test]
 fn a_killed_controller_finds_the_same_processes_again() {
@@ -252,4 +254,27 @@ fn a_runtime_directory_that_is_deleted_is_made_anew_and_what_runs_stays_ours() {
 fn scratch(world: &World) -> String {
     fs::create_dir_all(world.path("scratch")).unwrap();
     world.path("scratch").display().to_string()
+}
+
+#[test]
+fn what_an_earlier_controller_saw_happen_is_not_told_as_new() {
+    let mut world = World::running();
+    world.put("web.yaml", "command: sleep infinity\ncpu: 1");
+    world.put("once.yaml", "kind: job\ncommand: \"true\"");
+    world.wait_running("web");
+    world.wait_phase("once", "Completed");
+    let since = |world: &World, name: &str| {
+        let conditions = world.status(name)["conditions"].as_array().unwrap().clone();
+        let ready = conditions.iter().find(|condition| condition["type"] == "Ready").unwrap().clone();
+        ready["since"].as_str().unwrap().to_owned()
+    };
+    let (web, once) = (world.status("web")["started"].clone(), since(&world, "once"));
+    world.kill_controller();
+    sleep(Duration::from_millis(1100));
+    world.start(&[]);
+    world.wait_running("web");
+    world.wait_phase("once", "Completed");
+    assert_eq!(since(&world, "web"), web, "ready since its command began");
+    // The controller saw the end a moment after it was; the record says when that was.
+    assert!(since(&world, "once") <= once, "{} is later than {once}", since(&world, "once"));
 }
