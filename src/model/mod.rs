@@ -4,6 +4,7 @@
 //! (`BTreeMap`, `Ord`) so that equal inputs give equal plans.
 
 pub mod admission;
+pub mod balance;
 pub mod cgroup;
 pub mod clock;
 pub mod codec;

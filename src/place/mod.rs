@@ -13,6 +13,7 @@ mod admit;
 pub mod cpu;
 pub mod gpu;
 pub mod ids;
+pub mod rebalance;
 mod wear;
 
 use crate::model::cpuset::CpuSet;
