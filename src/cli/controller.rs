@@ -10,6 +10,7 @@ use crate::control::{Changes, Controller, Options, Parts, Threads};
 use crate::host::gpu::Source;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
+use crate::host::lock::{self, Held};
 use crate::host::runtime::Home;
 use crate::host::{Host, chain};
 use crate::model::admission::Admission;
@@ -49,6 +50,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let changes = Arc::new(Changes::default());
     let (turned, spare) = (Arc::clone(&changes), runtime_dir.join("state-copy"));
     let place = Place { state: &state, spare: &spare, turned: Box::new(move || turned.ring()) };
+    let _held = hold_state(&state)?;
     let (store, found) = Store::open(place).map_err(told)?;
     // A folder that is away keeps nothing from being looked after; one that never held anything is a slip of the pen.
     if let Some(error) = away.filter(|_| found.records.is_empty()) {
@@ -199,6 +201,15 @@ fn open_host(
         );
     }
     Ok(host)
+}
+
+/// Keeps other controllers off the state folder, however it fares: sled's own lock is let go while a database is set aside or opened again.
+/// A folder that cannot be made has no database to share either, and the store says so.
+fn hold_state(state: &Path) -> anyhow::Result<Option<Held>> {
+    if fs::create_dir_all(state).is_err() {
+        return Ok(None);
+    }
+    lock::folder(state, "state folder", "--state").map(Some).map_err(told)
 }
 
 /// An error with its causes in one line.

@@ -36,7 +36,7 @@ pub mod watch;
 
 use crate::host::{Host, HostError, chain};
 use crate::manifest::Parsed;
-use crate::model::clock::Time;
+use crate::model::clock::{Steady, Time};
 use crate::model::event::News;
 use crate::model::label::HostLabels;
 use crate::model::name::Name;
@@ -194,6 +194,8 @@ pub struct Controller {
     /// Whether it is being given some.
     saving: bool,
     scan_at: Option<Instant>,
+    /// Since when nothing runs any more, for a controller that takes its workloads along.
+    down_since: Option<Steady>,
     sweeping: bool,
     /// Asked to look at the folder; `waiting` by the scan that is to come, `scanned` by one that is under way.
     waiting: Vec<oneshot::Sender<()>>,
@@ -251,6 +253,7 @@ impl Controller {
             unsaved,
             saving: false,
             scan_at,
+            down_since: None,
             sweeping: false,
             waiting: Vec::new(),
             scanned: Vec::new(),

@@ -24,6 +24,8 @@ const WORKERS: Bounds = Bounds { prompt: WORKERS_MAX, hung: 32, patience: Durati
 const RESULTS_MAX: usize = 256;
 /// API commands that may wait for the loop.
 const COMMANDS_MAX: usize = 64;
+/// How often a controller that is ending looks whether that is all: what there is to do wakes it by itself.
+const DOWN_AGAIN: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for steps that are under way.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
@@ -99,9 +101,13 @@ impl Controller {
         let mut resync = interval_at(Instant::now() + self.options.resync, self.options.resync);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let deadline = self.turn();
-            if self.is_down() {
-                break;
+            let mut deadline = self.turn();
+            if self.state.shutdown.is_some() {
+                if self.is_down() {
+                    break;
+                }
+                // Looked at again in time to give up.
+                deadline = deadline.min(self.host.instant() + DOWN_AGAIN);
             }
             // Each arm is safe to cancel: a permit of a Notify, a message of a channel and a tick stay where they are when another arm
             // wins, and the sleep is made anew from the next pass.
@@ -151,8 +157,9 @@ impl Controller {
         true
     }
 
-    /// Whether every workload is down; one that not even a kill has ended within [`SHUTDOWN_MAX`] counts.
-    fn is_down(&self) -> bool {
+    /// Whether every workload is down and cleared away; one that not even a kill has ended within [`SHUTDOWN_MAX`] counts, and groups that
+    /// cannot be removed within as long again are left to the next controller.
+    fn is_down(&mut self) -> bool {
         let time = self.host.time();
         let clock = time.of_boot(&self.state.machine.boot_id);
         let killed = |name: &Name| {
@@ -165,6 +172,16 @@ impl Controller {
             }
             _ => true,
         };
-        self.state.shutdown.is_some() && self.state.in_flight.is_empty() && self.state.observed.iter().all(gone)
+        if !self.state.in_flight.is_empty() || !self.state.observed.iter().all(gone) {
+            return false;
+        }
+        let is_left = |(_, seen): &(&Name, &Observed)| seen.group.is_some();
+        let left: Vec<&Name> = self.state.observed.iter().filter(is_left).map(|(name, _)| name).collect();
+        let since = *self.down_since.get_or_insert(time.steady);
+        if !left.is_empty() && time.steady.since(since) > SHUTDOWN_MAX {
+            tracing::warn!(?left, "cgroups are left that could not be removed; the next controller finds them");
+            return true;
+        }
+        left.is_empty()
     }
 }

@@ -92,7 +92,7 @@ pub struct Linux {
     own: Mutex<Vec<Own>>,
     asking: Asking,
     /// Keeps other controllers off our cgroups.
-    _lock: Option<Flock<File>>,
+    _locks: Vec<Flock<File>>,
 }
 
 impl Linux {
@@ -104,7 +104,7 @@ impl Linux {
         make_private(&mountpoint)?;
         make_private(&options.logs)?;
         let dev = dev::prepare(&options.runtime)?;
-        let cgroup::Opened { backend, lock } = cgroup::open(&options.cgroup_parent)?;
+        let cgroup::Opened { backend, locks } = cgroup::open(&options.cgroup_parent)?;
         let image = Image::load(init::PROGRAM)?;
         let boot_id = read_fact("the boot id", "/proc/sys/kernel/random/boot_id")?;
         let processes = Processes::watch(changed)?;
@@ -130,7 +130,7 @@ impl Linux {
             written,
             own,
             asking,
-            _lock: lock,
+            _locks: locks,
         })
     }
 

@@ -4,7 +4,7 @@
 //! place is taken over only with the lock in it, so that two controllers never share one.
 
 use super::dev;
-use super::lock::exclusive;
+use super::lock::{Holder, exclusive};
 use super::traces::{TraceError, make_private};
 use nix::fcntl::Flock;
 use std::fs::{self, File};
@@ -26,9 +26,9 @@ pub enum HomeError {
     #[error("cannot make {path}")]
     Make { path: PathBuf, source: io::Error },
     #[error(
-        "the runtime directory {path} is used by another controller\n  help: stop it, or give this one another --runtime-dir"
+        "the runtime directory {path} is used by another controller{holder}\n  help: stop it, or give this one another --runtime-dir"
     )]
-    Taken { path: PathBuf },
+    Taken { path: PathBuf, holder: Holder },
     #[error(transparent)]
     Part(#[from] TraceError),
 }
@@ -87,7 +87,8 @@ fn lock(path: &Path) -> Result<Flock<File>, HomeError> {
     fs::create_dir_all(path).map_err(|source| failed(path, source))?;
     let file = file(path);
     let opened = File::options().create(true).truncate(false).write(true).open(&file);
-    exclusive(opened.map_err(|source| failed(&file, source))?).map_err(|_| HomeError::Taken { path: path.to_owned() })
+    let opened = opened.map_err(|source| failed(&file, source))?;
+    exclusive(opened).map_err(|refused| HomeError::Taken { path: path.to_owned(), holder: refused.holder })
 }
 
 #[cfg(test)]
@@ -105,7 +106,8 @@ mod tests {
         assert!(!home.is_whole());
         let other = Home::take(&path).unwrap();
         let taken = home.take_again().unwrap_err().to_string();
-        assert!(taken.contains("used by another controller\n  help: "), "{taken}");
+        let holder = format!("used by another controller (pid {})\n  help: ", std::process::id());
+        assert!(taken.contains(&holder), "{taken}");
         drop(other);
         // Without the right to make devices it ends there, with the lock had.
         let _ = home.take_again();

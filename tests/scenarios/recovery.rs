@@ -190,6 +190,22 @@ fn two_controllers_share_nothing() {
             error.contains(word) && error.contains("used by another controller") && error.contains("help:"),
             "{error}"
         );
+        assert!(error.contains(&format!("(pid {})", world.controller_pid())), "{error}");
+    }
+    // One that does not see the v2 tree meets it in the v1 hierarchies, where there are some.
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mounted = |kind: &str| mounts.lines().find(|line| line.split(' ').nth(2) == Some(kind));
+    if let (Some(tree), Some(_)) = (mounted("cgroup2"), mounted("cgroup")) {
+        let script = format!("umount -l {} && exec \"$@\"", tree.split(' ').nth(1).unwrap());
+        let command = world.command(&["--runtime-dir", &run, "--state", &state]);
+        let mut alone = std::process::Command::new("unshare");
+        alone.args(["--mount", "--propagation", "private", "sh", "-ec", &script, "sh"]);
+        let output = alone.arg(command.get_program()).args(command.get_args()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        let taken = format!("is used by another controller (pid {})", world.controller_pid());
+        assert!(error.contains("the cgroup /") && error.contains(&taken), "{error}");
+    } else {
+        eprintln!("not tried: this host has no v1 hierarchies beside a v2 tree");
     }
     assert_eq!(world.wait_running("web"), web);
 }

@@ -17,6 +17,7 @@ pub use unified::{read_at, write_at};
 
 pub use probe::{Opened, is_below, membership, open, remove_parent};
 
+use crate::host::lock::Holder;
 use crate::model::cgroup::{Support, Write};
 use crate::model::name::Name;
 use crate::model::observed::Group;
@@ -153,9 +154,9 @@ pub enum CgroupError {
     #[error("{file} is not among this host's control files")]
     NoSuchFile { file: String },
     #[error(
-        "the cgroup {path} is used by another controller\n  help: stop it, or give this one another --cgroup-parent"
+        "the cgroup {path} is used by another controller{holder}\n  help: stop it, or give this one another --cgroup-parent"
     )]
-    Locked { path: PathBuf },
+    Locked { path: PathBuf, holder: Holder },
     #[error(
         "this host has no usable cgroups: neither a v2 tree nor v1 hierarchies with cpu, memory and pids are mounted\n  help: mount -t cgroup2 none /sys/fs/cgroup"
     )]

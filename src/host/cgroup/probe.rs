@@ -4,7 +4,7 @@ use super::hierarchies::{CONTROLLERS as JOINED, Hierarchies};
 use super::legacy::Legacy;
 use super::unified::{Unified, read_at, write_at};
 use super::{Backend, CgroupError, FILES};
-use crate::host::lock;
+use crate::host::lock::{self, Refused};
 use crate::model::cgroup::{Generation, Support};
 use crate::model::cpuset::NodeSet;
 use crate::model::name::Name;
@@ -24,8 +24,9 @@ const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 /// The host's cgroups, ready for groups of workloads.
 pub struct Opened {
     pub backend: Box<dyn Backend>,
-    /// Keeps other controllers off the parent for as long as it lives; none on hosts without any v2 tree.
-    pub lock: Option<Flock<File>>,
+    /// Keep other controllers off the parent for as long as they live: one in each hierarchy that has it, so that a controller which does not
+    /// see all of them, in another mount namespace, is kept off by those it does see.
+    pub locks: Vec<Flock<File>>,
 }
 
 /// Finds the host's cgroups and makes `parent` (a path below the hierarchies' roots) ready.
@@ -36,17 +37,18 @@ pub fn open(parent: &str) -> Result<Opened, CgroupError> {
         && has_controllers(mount)
     {
         let (unified, lock) = open_unified(mount, parent, &CONTROLLERS)?;
-        return Ok(Opened { backend: Box::new(unified), lock: Some(lock) });
+        return Ok(Opened { backend: Box::new(unified), locks: vec![lock] });
     }
     let hierarchies = Hierarchies::find().ok_or(CgroupError::NoHierarchy)?;
-    let (unified, lock) = match &tree {
+    let (unified, mut locks) = match &tree {
         Some(mount) => {
             let (unified, lock) = open_unified(mount, parent, &[])?;
-            (Some(unified), Some(lock))
+            (Some(unified), vec![lock])
         }
-        None => (None, None),
+        None => (None, Vec::new()),
     };
-    Ok(Opened { backend: Box::new(open_legacy(&hierarchies, parent, unified)?), lock })
+    let legacy = open_legacy(&hierarchies, parent, unified, &mut locks)?;
+    Ok(Opened { backend: Box::new(legacy), locks })
 }
 
 /// Removes a parent group that [`open`] made, and whatever empty groups are left below it.
@@ -199,13 +201,18 @@ fn make(path: &Path) -> Result<(), CgroupError> {
 /// The kernel's lock on the parent's directory: it goes with the process that holds it, so a crash leaves nothing to clean.
 fn lock(path: &Path) -> Result<Flock<File>, CgroupError> {
     let directory = File::open(path).map_err(|source| CgroupError::Open { path: path.to_owned(), source })?;
-    lock::exclusive(directory).map_err(|errno| match errno {
-        Errno::EWOULDBLOCK => CgroupError::Locked { path: path.to_owned() },
+    lock::exclusive(directory).map_err(|Refused { errno, holder }| match errno {
+        Errno::EWOULDBLOCK => CgroupError::Locked { path: path.to_owned(), holder },
         errno => CgroupError::Open { path: path.to_owned(), source: errno.into() },
     })
 }
 
-fn open_legacy(hierarchies: &Hierarchies, parent: &str, unified: Option<Unified>) -> Result<Legacy, CgroupError> {
+fn open_legacy(
+    hierarchies: &Hierarchies,
+    parent: &str,
+    unified: Option<Unified>,
+    locks: &mut Vec<Flock<File>>,
+) -> Result<Legacy, CgroupError> {
     let created = hierarchies.load(Path::new(parent)).create();
     created.map_err(|error| CgroupError::Create { path: PathBuf::from(parent), source: io::Error::other(error) })?;
     let optional = hierarchies.optional(Path::new(parent));
@@ -213,6 +220,9 @@ fn open_legacy(hierarchies: &Hierarchies, parent: &str, unified: Option<Unified>
         fs::create_dir_all(path).map_err(|source| CgroupError::Create { path: path.clone(), source })?;
     }
     let directories = hierarchies.directories(Path::new(parent));
+    for path in directories.iter().chain(&optional) {
+        locks.push(lock(path)?);
+    }
     let read = |file: &str| {
         let mut texts = directories.iter().filter_map(|directory| fs::read_to_string(directory.join(file)).ok());
         texts.find_map(|text| text.trim().parse::<NodeSet>().ok())
