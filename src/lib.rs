@@ -17,6 +17,7 @@
 //! # Where was it decided?
 //! * A wrong CPU assignment: [`place::cpu`] chose the grant, [`place::cpus_in_force`] took out what is fenced for others,
 //!   [`plan::kernel`] spelled the `cpuset.cpus` that was written. The record's grant says why; `containerctl describe` shows it.
+//! * A move of something that runs: `place::rebalance` proposed it from measured load, [`plan::balance`] took it up, the record's grant says why and from where.
 //! * A wrong GPU: [`place::gpu`]; how far a device is trusted: [`plan::gpu`]. A start, stop, restart or wait: `plan::lifecycle`; whether its probes call for one: [`plan::probe`]. A refused manifest: [`manifest`].
 //! * Nothing is decided in `host`, `store`, `control` or `init`.
 //!
@@ -25,6 +26,7 @@
 //! |---|---|---|
 //! | the loop, [`control::Controller::run`] (one task) | everything below | work for the workers, a [`control::report::Snapshot`] after each pass |
 //! | workers (threads, at most 8, and 32 more of what hangs; gone when idle) | one step, look or scan each | its result, as a message to the loop |
+//! | a measurement (one worker at most, [`control::balance`]) | nothing: it reads counters ([`host::sampler`]) | a reading, to the rebalancer's turn |
 //! | the prober, [`control::prober`] (a task, one more a probed workload) | when a try is due, an answer, whom to ask | "someone stands otherwise", rung on its board |
 //! | tries (threads, at most 16, and 32 more of what hangs; gone when idle) | one answer each | it, to the prober |
 //! | the watcher (thread of notify) | inotify | "look at the folder" |

@@ -11,6 +11,7 @@
 //! | `GET /v1/workloads/NAME/logs?tail=N&sinceMs=T&previous=true&follow=true` | the log's lines as they are on disk, oldest first |
 //! | `GET /v1/events?name=NAME&after=N&follow=true` | [`Event`](crate::model::event::Event)s behind sequence number N, a line of JSON each, oldest first |
 //! | `POST /v1/approve` | consents to the deletions that wait for it: a list of names |
+//! | `GET /v1/rebalance` | a [`Report`](crate::control::balance::Report): what the rebalancer sees, proposes and has done |
 //! | `GET /v1/plan` | a [`Preview`] of the next pass |
 //! | `POST /v1/plan` | a [`Preview`] for the [`Files`] in the body |
 //! | `GET /v1/wait?for=ready&name=NAME&timeoutMs=N` | a [`Waited`], when it is so or the time is up |
@@ -130,6 +131,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/gpus", get(gpus))
         .route("/v1/events", get(events::events))
         .route("/v1/approve", post(approve))
+        .route("/v1/rebalance", get(rebalance))
         .route("/v1/plan", get(plan).post(plan_for))
         .route("/v1/wait", get(wait))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -147,6 +149,15 @@ async fn workloads(State(api): State<Api>) -> Json<Vec<Status>> {
 
 async fn gpus(State(api): State<Api>) -> Json<Vec<GpuStatus>> {
     Json(api.snapshot().gpus.clone())
+}
+
+async fn rebalance(State(api): State<Api>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let sent = api.handle.commands.send(Command::Rebalance { reply }).await;
+    match (sent, answer.await) {
+        (Ok(()), Ok(report)) => Json(report).into_response(),
+        _ => shutting_down(),
+    }
 }
 
 async fn approve(State(api): State<Api>) -> Response {

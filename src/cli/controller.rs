@@ -1,9 +1,10 @@
 //! `containerctl controller`: sets the parts up in order, runs the loop, leaves workloads running when it ends.
 
 use super::SOCKET;
-use super::controller_args::{ControllerArgs, LogFormat, Switch};
+use super::controller_args::{ControllerArgs, LogFormat, RebalanceMode, Switch};
 use super::keeper::Keeper;
 use crate::api::{Api, socket};
+use crate::control::balance::{self, Mode};
 use crate::control::folder::{Folder, FolderError};
 use crate::control::trust::{Owner, Trust};
 use crate::control::{Changes, Controller, Options, Parts, Threads};
@@ -64,6 +65,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let options = Options {
         resync: args.resync,
         prune_guard: args.prune_guard == Switch::On,
+        balance: balance(args)?,
         stop_workloads: args.stop_workloads,
         job_threshold_percent: args.job_cpu_threshold,
         entropy: RandomState::new().hash_one(std::process::id()),
@@ -145,6 +147,17 @@ fn start_log(format: LogFormat) {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+}
+
+/// How running workloads are rebalanced.
+fn balance(args: &ControllerArgs) -> anyhow::Result<balance::Options> {
+    let mode = match args.rebalance {
+        RebalanceMode::On => Mode::On,
+        RebalanceMode::Off => Mode::Off,
+        RebalanceMode::DryRun => Mode::DryRun,
+    };
+    let record = args.record_balance.as_ref().map(absolute).transpose().context("cannot find the current directory")?;
+    Ok(balance::Options { mode, record })
 }
 
 /// The labels of this host: those given, its name and its architecture.

@@ -57,6 +57,12 @@ pub struct ControllerArgs {
     /// Jobs wait while the host's CPUs are busier than this
     #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub job_cpu_threshold: u8,
+    /// Whether running workloads are moved to other CPUs as loads change; dry-run tells and does nothing
+    #[arg(long, value_name = "MODE", default_value = "on")]
+    pub rebalance: RebalanceMode,
+    /// Record the rebalancer's decisions and what they were made from: a line a turn, at most 64 MiB in FILE and FILE.old
+    #[arg(long, value_name = "FILE")]
+    pub record_balance: Option<PathBuf>,
     /// Stop the workloads too when told to end (SIGTERM, SIGINT), those that come `after` others first; told twice, at once
     #[arg(long)]
     pub stop_workloads: bool,
@@ -69,6 +75,13 @@ pub struct ControllerArgs {
 pub enum Switch {
     On,
     Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RebalanceMode {
+    On,
+    Off,
+    DryRun,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -4,7 +4,7 @@ use super::output::{Format, print, print_value};
 use super::ps::{age, now};
 use super::{DescribeArgs, client};
 use crate::manifest::diagnostic::shown;
-use crate::model::status::{LastExit, Status};
+use crate::model::status::{LastExit, LastMove, Status};
 use crate::model::time::Timestamp;
 use crate::model::units::Bytes;
 use crate::model::usage::Usage;
@@ -48,6 +48,8 @@ fn render(status: &Status, now: Timestamp) -> String {
         line("  before:", ended(exit));
     }
     line("CPUs:", status.cpus.to_string());
+    let moved = |moved: &LastMove| format!("{} -> {}, {}: {}", moved.from, moved.to, since(moved.at), moved.reason);
+    line("Moved:", status.moved.as_ref().map(moved).unwrap_or_default());
     line("Memory:", status.memory.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default());
     line("GPUs:", status.gpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     line("Cgroup:", status.cgroup.clone());

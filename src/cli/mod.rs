@@ -17,6 +17,7 @@ mod logs;
 mod output;
 mod plan;
 mod ps;
+mod rebalance;
 mod rehearse;
 mod run;
 mod terminal;
@@ -78,6 +79,8 @@ enum Verb {
     Exec(ExecArgs),
     /// Draw the machine's CPUs, and who sits where
     Topology(TopologyArgs),
+    /// Show what the rebalancer sees, would do and has done, and why
+    Rebalance(rebalance::RebalanceArgs),
     /// List GPUs, who holds what of them, and what is enforced
     Gpus(gpus::GpusArgs),
     /// Wait until a workload, or everything, is as it should be; exits with 1 if it is not in time
@@ -290,6 +293,7 @@ pub fn main() -> ExitCode {
         Verb::Exec(args) => (exec::run(&args), run::NOT_RUN),
         Verb::Topology(args) => (topology::run(&args), 1),
         Verb::Gpus(args) => (gpus::run(&args), 1),
+        Verb::Rebalance(args) => (rebalance::run(&args), 1),
         Verb::Wait(args) => (wait::run(&args), 1),
     };
     result.unwrap_or_else(|error| {

@@ -5,6 +5,7 @@ use super::output::{Format, print, print_value, table};
 use super::plan::CHANGES;
 use super::{MANIFESTS, PlanArgs, ps, topology};
 use crate::control::Options;
+use crate::control::balance::{self, Mode};
 use crate::control::folder::Folder;
 use crate::control::rehearsal::{Rehearsal, rehearse};
 use crate::control::trust::Trust;
@@ -38,6 +39,7 @@ pub fn run(args: &PlanArgs, shape: Shape) -> anyhow::Result<ExitCode> {
         entropy: 0,
         labels: host_labels(&[])?,
         prune_guard: false,
+        balance: balance::Options { mode: Mode::Off, record: None },
     };
     let now = Time { wall: ps::now(), ..Time::default() };
     let rehearsal = rehearse(machine.clone(), scan, &options, now);

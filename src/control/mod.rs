@@ -11,7 +11,9 @@
 //! writes nothing; everything that waits is bounded: at most one task a workload, one scan and one sweep.
 
 pub mod act;
+pub mod balance;
 mod changes;
+mod deadline;
 mod drift;
 pub mod folder;
 mod gpus;
@@ -40,13 +42,13 @@ use crate::model::clock::{Steady, Time};
 use crate::model::event::News;
 use crate::model::label::HostLabels;
 use crate::model::name::Name;
-use crate::model::observed::{Life, Observed};
+
 use crate::model::record::Record;
-use crate::model::time::Timestamp;
 use crate::plan::strain::Strains;
 use crate::plan::{Act, Plan, Work};
 use crate::store::{Found, Store};
 use act::{Acted, Known, act, step_name};
+use balance::{Balance, Metered};
 use folder::{FolderError, Scan};
 use journal::Journal;
 use news::Remembered;
@@ -65,11 +67,6 @@ pub use run::{Handle, Threads, WORKERS_MAX};
 pub use source::Source;
 use source::Watching;
 
-/// How soon to look again at a run that is being set up. Its report wakes us long before; this is for one an earlier controller began.
-const STARTING_AGAIN: Duration = Duration::from_millis(250);
-/// The longest sleep; a timer further out is set again.
-const SLEEP_MAX: Duration = Duration::from_hours(1);
-
 /// What the loop is told to do with its time.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -84,6 +81,7 @@ pub struct Options {
     pub labels: HostLabels,
     /// Whether deleting most of what runs waits for consent.
     pub prune_guard: bool,
+    pub balance: balance::Options,
 }
 
 /// What others may ask of the loop.
@@ -95,6 +93,8 @@ pub enum Command {
     Mended { news: News },
     /// Consent to the deletions that wait for it; answers whose.
     Approve { reply: oneshot::Sender<BTreeSet<Name>> },
+    /// Where the rebalancer stands.
+    Rebalance { reply: oneshot::Sender<balance::Report> },
     /// What a pass would do, for the folder as it is or for these files.
     Plan { files: Option<BTreeMap<String, Arc<Parsed>>>, reply: oneshot::Sender<Preview> },
 }
@@ -145,6 +145,7 @@ pub enum Done {
         result: Result<Scan, FolderError>,
     },
     Swept(Swept),
+    Metered(Metered),
     Saved,
     /// A bug of ours: the job ended in a panic, whose message is on standard error.
     Panicked(Job),
@@ -156,6 +157,7 @@ pub enum Job {
     Workload(Name),
     Scan,
     Sweep,
+    Meter,
     Save,
 }
 
@@ -197,6 +199,7 @@ pub struct Controller {
     /// Since when nothing runs any more, for a controller that takes its workloads along.
     down_since: Option<Steady>,
     sweeping: bool,
+    balance: Balance,
     /// Asked to look at the folder; `waiting` by the scan that is to come, `scanned` by one that is under way.
     waiting: Vec<oneshot::Sender<()>>,
     scanned: Vec<oneshot::Sender<()>>,
@@ -234,6 +237,7 @@ impl Controller {
         let scan_at = Some(host.instant());
         let (journal, mut unsaved) = (Journal::new(found.events), journal::Changes::default());
         journal.note(rebuilt::news(&found.losses), host.now(), &mut unsaved);
+        let balance = Balance::new(options.balance.clone(), host.meter());
         Ok(Controller {
             host,
             store: Arc::new(store),
@@ -255,6 +259,7 @@ impl Controller {
             scan_at,
             down_since: None,
             sweeping: false,
+            balance,
             waiting: Vec::new(),
             scanned: Vec::new(),
             answerable: Vec::new(),
@@ -292,7 +297,10 @@ impl Controller {
     /// Goes round once: begins what is to be done now, and answers when to come back if nothing happens before.
     pub fn turn(&mut self) -> Instant {
         self.scan_if_due();
-        self.pass()
+        self.measure_if_due();
+        let deadline = self.pass();
+        // Asked again: the pass may have begun what is to be measured soon.
+        self.measure_at().map_or(deadline, |at| at.min(deadline))
     }
 
     /// One pass: plans, begins the work, tells how things stand. Answers when to look again.
@@ -340,16 +348,6 @@ impl Controller {
             let _ = done.send(());
         }
         deadline
-    }
-
-    fn deadline(&self, plan: &Plan, now: Timestamp) -> Instant {
-        let planned = plan.wake_at.map(|at| at.since(now));
-        let starting = self.state.observed.values().any(is_starting).then_some(STARTING_AGAIN);
-        let wait = planned.into_iter().chain(starting).min().unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
-        let scan = self.scan_due().filter(|_| self.folder.is_some());
-        // A millisecond more: a deadline that is rounded down would find nothing to do yet.
-        let plan_at = self.host.instant() + wait + Duration::from_millis(1);
-        scan.map_or(plan_at, |scan| scan.min(plan_at))
     }
 
     fn publish(&mut self, plan: &Plan, now: Time) {
@@ -401,19 +399,8 @@ impl Controller {
         self.on_thread(Job::Workload(name.clone()), move || Done::Seen { look: Look::at(host.as_ref(), &name), name });
     }
 
-    fn look_at_starting(&mut self) {
-        let starting = self.state.observed.iter().filter(|(_, seen)| is_starting(seen)).map(|(name, _)| name.clone());
-        for name in starting.collect::<Vec<_>>() {
-            self.look(&name);
-        }
-    }
-
     /// Has a job done away from the loop.
     fn on_thread(&self, job: Job, run: impl FnOnce() -> Done + Send + 'static) {
         (self.spawn)(Task { job, run: Box::new(run) });
     }
-}
-
-fn is_starting(seen: &Observed) -> bool {
-    seen.instance.as_ref().is_some_and(|instance| instance.life == Life::Starting)
 }

@@ -25,6 +25,7 @@ impl Controller {
                 if let Some(record) = work.afterwards(result.is_ok()) {
                     self.state.records.insert(work.name.clone(), record.clone());
                 }
+                self.conclude_move(&work, result.is_ok());
                 self.conclude(&work, result);
                 self.measure_last(&work.name, &seen, last);
                 self.see(&work.name, seen);
@@ -35,6 +36,7 @@ impl Controller {
                 self.tell(drift.unwrap_or_default());
                 self.see(&name, seen);
             }
+            Done::Metered(metered) => self.take_measurement(metered),
             Done::Saved => self.saving = false,
             Done::Scanned { folder, result } => {
                 self.folder = Some(folder);
@@ -60,6 +62,7 @@ impl Controller {
                 self.answerable.append(&mut self.scanned);
             }
             Job::Sweep => self.sweeping = false,
+            Job::Meter => self.meter_again(),
             Job::Save => self.saving = false,
         }
     }
@@ -122,6 +125,9 @@ impl Controller {
                     self.tell(vec![News::normal(name, "DeletionApproved", "somebody has consented to its deletion")]);
                 }
                 let _ = reply.send(approved);
+            }
+            Command::Rebalance { reply } => {
+                let _ = reply.send(self.balance.report());
             }
             Command::Plan { files, reply } => {
                 let now = self.host.time();

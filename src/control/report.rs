@@ -6,9 +6,9 @@ use crate::model::exit::Exit;
 use crate::model::gpu::GpuStatus;
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
-use crate::model::record::Record;
+use crate::model::record::{Grant, Moved, Record};
 use crate::model::spec::Spec;
-use crate::model::status::{Condition, ConditionKind, LastExit, Phase, Status};
+use crate::model::status::{Condition, ConditionKind, LastExit, LastMove, Phase, Status};
 use crate::model::time::Timestamp;
 use crate::model::units::Limit;
 use crate::model::usage::Usage;
@@ -118,9 +118,15 @@ pub fn status(
         command: spec.process.command.clone(),
         labels: spec.labels.clone(),
         probes: Vec::new(),
+        moved: record.grant.as_ref().and_then(last_move),
         limits: settings,
         usage: None,
     })
+}
+
+fn last_move(grant: &Grant) -> Option<LastMove> {
+    let Moved { from, at } = grant.moved.clone()?;
+    Some(LastMove { from, to: grant.cpus.clone(), at, reason: grant.reason.clone() })
 }
 
 pub fn last_exit(exit: &Exit) -> LastExit {

@@ -2,6 +2,7 @@
 //!
 //! Owns the bookkeeping between passes, no I/O and no decision.
 
+use super::balance::Mode;
 use super::folder::Scan;
 use super::gpus::{self, Gpus};
 use super::lost::LogFolders;
@@ -14,6 +15,7 @@ use crate::host::CpuTimes;
 use crate::manifest::Parsed;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::gather::gather;
+use crate::model::balance::Move;
 use crate::model::clock::{Steady, Time};
 use crate::model::desired::{Desired, Held};
 use crate::model::event::News;
@@ -63,7 +65,7 @@ pub struct State {
     /// On which verdict, at which epoch, each status was made.
     told: BTreeMap<Name, (Verdict, u64)>,
     scan: Option<Scan>,
-    desired: Desired,
+    pub(super) desired: Desired,
     diagnostics: Vec<Diagnostic>,
     pub folder_error: Option<String>,
     /// Why nothing is saved at present.
@@ -72,6 +74,9 @@ pub struct State {
     /// Whether the controller is ending and takes its workloads with it.
     pub shutdown: Option<Shutdown>,
     cpu_times: Option<CpuTimes>,
+    /// What the rebalancer proposes and has not been taken up, or is being carried out.
+    pub(super) moves: Vec<Move>,
+    rebalances: bool,
     /// Which manifests are for this host.
     host: HostLabels,
     pub job_threshold_percent: u8,
@@ -111,6 +116,8 @@ impl State {
             utilisation_percent: None,
             shutdown: None,
             cpu_times: None,
+            moves: Vec::new(),
+            rebalances: options.balance.mode == Mode::On,
             host: options.labels.clone(),
             job_threshold_percent: options.job_threshold_percent,
             entropy: options.entropy,
@@ -198,7 +205,7 @@ impl State {
         plan(&self.input(desired.unwrap_or(&self.desired), now))
     }
 
-    fn input<'a>(&'a self, desired: &'a Desired, now: Time) -> Input<'a> {
+    pub(super) fn input<'a>(&'a self, desired: &'a Desired, now: Time) -> Input<'a> {
         Input {
             desired,
             records: &self.records,
@@ -212,6 +219,7 @@ impl State {
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
+            moves: self.rebalances.then_some(&self.moves),
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: self.job_threshold_percent,
             shutdown: self.shutdown,

@@ -88,7 +88,7 @@ mod tests {
     use std::sync::Arc;
 
     fn record() -> Record {
-        let text = b"command: [stress, --cpu, '2']\ncpu: {limit: 2, class: pinned, request: 1, weight: 100}\nmemory: 512M\ngpu: {memory: 8Gi}\n\
+        let text = b"command: [stress, --cpu, '2']\ncpu: {limit: 2, class: pinned, request: 1}\nmemory: 512M\ngpu: {memory: 8Gi}\n\
             env: {A: b}\nvolumes: [{source: /srv, target: /mnt}]\nlabels: {team: a}\n";
         let (mut spec, origin) = parse("group/web.yaml", text).workloads.into_iter().next().unwrap();
         // What a pinned workload weighed by default when the fixtures were written.
@@ -107,6 +107,7 @@ mod tests {
                 }],
                 requested: Requested::default(),
                 reason: "class pinned".to_owned(),
+                moved: None,
             }),
             restarts: 2,
             failures: 1,

@@ -178,6 +178,16 @@ pub struct Grant {
     pub requested: Requested,
     /// Why these, for people.
     pub reason: String,
+    /// Where the rebalancer moved it from, if that is how it came by its CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
+}
+
+/// A move between CPUs under a running workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    pub from: CpuSet,
+    pub at: Timestamp,
 }
 
 /// CPU time and memory that nobody else is promised.

@@ -127,9 +127,22 @@ pub struct Status {
     pub probes: Vec<ProbeStatus>,
     /// Control files of its cgroup as last read from the kernel.
     pub limits: BTreeMap<String, String>,
+    /// The last move to other CPUs under the running process, and why; only if it is where that put it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<LastMove>,
     /// What it has used, as of the last resync; none while nothing runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+}
+
+/// A move of a running workload by the rebalancer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastMove {
+    pub from: CpuSet,
+    pub to: CpuSet,
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+    pub reason: String,
 }
 
 impl ConditionKind {
@@ -151,7 +164,7 @@ impl Status {
 }
 
 /// Times as RFC 3339 text in JSON.
-pub(super) mod rfc3339 {
+pub(crate) mod rfc3339 {
     use super::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

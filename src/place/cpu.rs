@@ -75,8 +75,10 @@ pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Gra
         let is_whole = open == grant.cpus && open.len() == cpu.request.cpus_ceil() && grant.fenced.is_subset(&pool);
         is_whole && counted::sits_as_asked(machine, cpu, grant)
     } else {
-        // A sharer stays while its domain is not fenced below its own limit, or below what the machine can offer at all.
-        !open.is_empty() && open.len() >= needed(ask.resources).min(widest(machine, cpu.align, &pool))
+        // A sharer stays while its domain is not fenced below its own limit, or below what the machine can offer at all; idle work that was
+        // squeezed stays squeezed until it is given its room back.
+        let squeezed = cpu.class == CpuClass::Idle && grant.moved.is_some();
+        !open.is_empty() && (squeezed || open.len() >= needed(ask.resources).min(widest(machine, cpu.align, &pool)))
     }
 }
 

@@ -178,7 +178,7 @@ fn with_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, gpus: Vec<GpuLea
         return Ok(Grant { gpus, requested, ..previous.clone() });
     }
     let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
-    Ok(Grant { cpus, fenced, gpus, requested, reason })
+    Ok(Grant { cpus, fenced, gpus, requested, reason, moved: None })
 }
 
 /// The cpuset to write for a grant: without what has become exclusive to others since.

@@ -16,6 +16,7 @@
 //! * a pass over a host that is as it should be has no work.
 
 pub mod backoff;
+pub mod balance;
 mod ceilings;
 pub mod gpu;
 mod guard;
@@ -28,6 +29,7 @@ pub mod strain;
 
 pub use lifecycle::{HOST_BUSY, environment};
 
+use crate::model::balance::Move;
 use crate::model::cgroup::{Shrink, Write};
 use crate::model::clock::{Clock, Steady};
 use crate::model::desired::{Desired, Wanted};
@@ -73,6 +75,8 @@ pub struct Input<'a> {
     pub job_threshold_percent: u8,
     /// Whether the controller is ending and takes its workloads with it.
     pub shutdown: Option<Shutdown>,
+    /// What the rebalancer proposes; none where nothing is to be rebalanced.
+    pub moves: Option<&'a [Move]>,
     /// The time on the wall is for schedules and for people; whatever waits goes by the other.
     pub clock: Clock<'a>,
     /// Drawn once for each controller, for jitter.
@@ -173,7 +177,8 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let held = guard::hold(input);
     let input = &Input { desired: held.as_ref().unwrap_or(input.desired), ..*input };
     let mut ledger = ledger(input);
-    let mut round = lifecycle::Round { courses: rollout::courses(input), ..lifecycle::Round::default() };
+    let (courses, moves) = (rollout::courses(input), balance::acceptable(input, &ledger));
+    let mut round = lifecycle::Round { courses, moves, ..lifecycle::Round::default() };
     let mut decisions: Vec<(Name, lifecycle::Decision)> = Vec::new();
     for name in in_order(input) {
         let decision = lifecycle::decide(input, &mut ledger, &round, &name);

@@ -57,6 +57,7 @@ impl Sim {
             labels: HostLabels::default(),
             prune_guard,
             stop_workloads: false,
+            balance: containerctl::control::balance::Options::default(),
         };
         Controller::new(parts, found, options).map_err(|error: HostError| error.to_string())
     }

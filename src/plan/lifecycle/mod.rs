@@ -13,12 +13,14 @@
 //! | `end` | a stop that is under way, and what the end of a run means, one by a reboot included |
 //! | `fitness` | whether a run that should go on may, by its probes |
 //! | `gpus` | whether it may stay on its GPUs |
+//! | `moves` | whether it takes the CPUs that the rebalancer proposes |
 //! | `work` | the step and the verdict, once all is decided |
 
 mod accept;
 mod end;
 mod fitness;
 mod gpus;
+mod moves;
 mod order;
 mod schedule;
 mod start;
@@ -32,6 +34,7 @@ pub(super) use work::settle;
 
 use super::rollout::Course;
 use super::{Act, Finding, Input, Shutdown};
+use crate::model::balance::Move;
 use crate::model::name::Name;
 use crate::model::observed::{Instance, Life, Observed};
 use crate::model::record::{Record, Stopping};
@@ -84,6 +87,8 @@ pub(super) struct Round {
     pub ready: BTreeSet<Name>,
     /// What updates mean for those that do not simply take what is wanted.
     pub courses: BTreeMap<Name, Course>,
+    /// CPUs that are proposed for running workloads, those that fit.
+    pub moves: BTreeMap<Name, Move>,
     /// Those that are stopped in this pass to leave a draining GPU.
     pub leaving: BTreeSet<Name>,
 }
@@ -117,8 +122,8 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
         _ if record.spec.suspend => Target::Suspended,
         _ => Target::Run,
     };
-    let (ready, leaving, findings) = (&round.ready, &round.leaving, Vec::new());
-    let mut case = Case { input, ledger, ready, leaving, record, target, findings, leaves_gpu: false };
+    let (ready, leaving, moves, findings) = (&round.ready, &round.leaving, &round.moves, Vec::new());
+    let mut case = Case { input, ledger, ready, leaving, moves, record, target, findings, leaves_gpu: false };
     case.findings.push(accepted(&case.record, input.desired, course, changed));
     if seen.instance.is_none() && seen.group.is_none() {
         case.nothing_is_left();
@@ -160,6 +165,7 @@ struct Case<'a, 'b> {
     ledger: &'b mut Ledger,
     ready: &'b BTreeSet<Name>,
     leaving: &'b BTreeSet<Name>,
+    moves: &'b BTreeMap<Name, Move>,
     record: Record,
     target: Target,
     findings: Vec<Finding>,
@@ -231,6 +237,7 @@ impl Case<'_, '_> {
             self.find(ConditionKind::Degraded, true, "NextStart", message);
         }
         self.replace_cpus();
+        self.take_move();
         match instance.life {
             Life::Running { pid } => {
                 let timeout_at = timeout_at.map(|at| self.input.clock.wall_at(at));

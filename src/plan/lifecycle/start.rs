@@ -91,12 +91,16 @@ impl Case<'_, '_> {
         }
     }
 
-    pub(super) fn placed(&self) -> Result<Grant, place::Refusal> {
+    pub(super) fn placed(&mut self) -> Result<Grant, place::Refusal> {
+        self.forget_squeeze();
         place::place(self.input.machine, self.ledger, &Ask::of(&self.record.spec, self.record.grant.as_ref()))
     }
 
     /// Moves a running workload if its CPUs no longer serve: its class or number has changed, or an exclusive neighbour took them.
     pub(super) fn replace_cpus(&mut self) {
+        if self.input.moves.is_none() {
+            self.forget_squeeze();
+        }
         let grant = self.record.grant.clone().unwrap_or_default();
         let ask = Ask::of(&self.record.spec, Some(&grant));
         match place::replace_cpus(self.input.machine, self.ledger, &ask, &grant) {

@@ -10,7 +10,7 @@ use crate::model::spec::{Kind, Process, REPLICA_VARIABLE};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ledger};
-use crate::plan::{Act, Finding, Input, Plan, Verdict, Work, ceilings, kernel, mend};
+use crate::plan::{Act, Finding, Input, Plan, Verdict, Work, balance, ceilings, kernel, mend};
 use std::collections::BTreeMap;
 
 /// Where programs are looked for if the manifest's `env` has no PATH: Debian's default for root.
@@ -49,7 +49,13 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
     let last_exit = record.as_ref().and_then(|record| record.last_exit.clone());
     if let (Some((act, reason)), false) = (work, input.busy.contains(&name)) {
         let done = record.as_ref().filter(|_| matches!(act, Act::Stop { .. })).map(asked);
-        let failed = record.as_ref().filter(|_| matches!(act, Act::Start { .. })).map(not_begun);
+        let failed = match act {
+            Act::Start { .. } => record.as_ref().map(not_begun),
+            Act::Resize { .. } | Act::Restore { .. } => {
+                record.as_ref().and_then(|record| balance::unmoved(record, input.records.get(&name)))
+            }
+            _ => None,
+        };
         let record = record.filter(|record| input.records.get(&name) != Some(record) && act != Act::Forget);
         if record.is_some() || act != Act::Remember {
             plan.work.push(Work { name: name.clone(), record, act, reason, done, failed });

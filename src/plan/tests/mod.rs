@@ -6,6 +6,7 @@ mod gpus;
 mod guard;
 mod jobs;
 mod lives;
+mod moves;
 mod order;
 mod places;
 mod probes;

@@ -2,6 +2,7 @@
 
 use crate::manifest::{gather, parse};
 use crate::model::admission::Admission;
+use crate::model::balance::Move;
 use crate::model::cgroup::{Generation, Settings, Support};
 use crate::model::clock::{Clock, Steady};
 use crate::model::cpuset::CpuSet;
@@ -40,6 +41,8 @@ pub struct World {
     pub machine: Machine,
     pub utilisation_percent: Option<u8>,
     pub shutdown: Option<Shutdown>,
+    /// What the rebalancer proposes; none where there is none.
+    pub moves: Option<Vec<Move>>,
     pub now: Timestamp,
     pub steady: Steady,
 }
@@ -88,6 +91,7 @@ impl World {
             },
             utilisation_percent: None,
             shutdown: None,
+            moves: None,
             now: Timestamp(1_000_000),
             steady: Steady(100_000),
         }
@@ -120,6 +124,7 @@ impl World {
             job_threshold_percent: 85,
             shutdown: self.shutdown,
             clock: Clock { wall: self.now, steady: self.steady, boot: &self.machine.boot_id },
+            moves: self.moves.as_deref(),
             entropy: 0,
         })
     }

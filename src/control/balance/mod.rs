@@ -1,0 +1,352 @@
+//! The rebalancer's turns: when to measure, what is done with what it proposes, and what is told of it.
+//!
+//! Measuring is done on a thread of its own turn ([`super::Job::Meter`]), deciding in the loop, which it costs less than a millisecond. There is no turn
+//! where there is nothing to even out: one group of CPUs, no cpusets, nothing that counts, nobody who may be moved. A quiet host is looked at
+//! with the pace of the resync. Newcomers are measured within a second, so that the next turn knows what they use.
+//!
+//! Guarantees: one measurement at a time; writes nothing but what it was asked to record; what is proposed and not taken up by the next turn is
+//! forgotten.
+
+mod recorder;
+mod state;
+
+use super::{Controller, Done, Job};
+use crate::host::sampler::Meter;
+use crate::host::{HostError, chain};
+use crate::model::balance::{Decision, Move, Outcome, Settings};
+use crate::model::event::News;
+use crate::model::meter::Reading;
+use crate::model::name::Name;
+use crate::model::status::rfc3339;
+use crate::model::time::Timestamp;
+use crate::model::topology::Topology;
+use crate::plan::Work;
+use crate::plan::balance::{self, Balancer, Rates};
+use recorder::{Pen, Recorder};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How often a host is looked at on which no CPU works more than [`QUIET_PERMILLE`]: as often as everything else.
+const QUIET: Duration = Duration::from_secs(30);
+/// A fifth of a CPU: less than the imbalance that anything is done about (15 %), whatever the others do, on groups of two CPUs and more.
+const QUIET_PERMILLE: u32 = 200;
+/// How soon those that have just begun to run are measured: once for all that begin together.
+const NEWCOMERS: Duration = Duration::from_secs(1);
+/// Moves that are told: those of the last quarter of an hour on a host that is as restless as it may be.
+const RECENT_MAX: usize = 32;
+
+/// What is done with what the rebalancer proposes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    #[default]
+    On,
+    /// It is told and not done.
+    DryRun,
+    Off,
+}
+
+/// How the rebalancer is to work.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub mode: Mode,
+    /// A file to record its decisions in, with what they were made from.
+    pub record: Option<PathBuf>,
+}
+
+/// What came back from the thread.
+pub struct Metered {
+    meter: Box<dyn Meter>,
+    pen: Option<Pen>,
+    reading: Result<Reading, HostError>,
+}
+
+/// The rebalancer's side of the loop.
+pub(super) struct Balance {
+    options: Options,
+    settings: Settings,
+    balancer: Balancer,
+    rates: Rates,
+    meter: Option<Box<dyn Meter>>,
+    pen: Option<Pen>,
+    recorder: Option<Recorder>,
+    metering: bool,
+    /// Groups of CPUs, and the machine they were counted on.
+    groups: Option<(Topology, usize)>,
+    /// Those that were measured last, and when.
+    measured: BTreeSet<Name>,
+    measured_at: Option<Instant>,
+    /// The next turn; none before the first.
+    turn_at: Option<Instant>,
+    resting: Option<&'static str>,
+    last: Option<(Timestamp, Decision)>,
+    recent: VecDeque<Proposed>,
+}
+
+/// Where the rebalancer stands; `GET /v1/rebalance`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub mode: Mode,
+    /// Why it does nothing here, if so.
+    pub resting: Option<String>,
+    /// When it decided last, and what.
+    #[serde(with = "rfc3339::option")]
+    pub at: Option<Timestamp>,
+    pub decision: Option<Decision>,
+    /// What it has proposed, oldest first.
+    pub recent: Vec<Proposed>,
+}
+
+/// A move, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proposed {
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+    pub proposal: Move,
+    pub fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// Not done, as asked.
+    DryRun,
+    Proposed,
+    Made,
+    /// The kernel refused; it is where it was.
+    Refused,
+    /// Something else was to be done with the workload.
+    Dropped,
+}
+
+impl Balance {
+    pub(super) fn new(options: Options, meter: Option<Box<dyn Meter>>) -> Balance {
+        let recorder = options.record.as_ref().map(|_| Recorder::default());
+        let pen = options.record.clone().map(Pen::new);
+        Balance {
+            options,
+            settings: Settings::default(),
+            balancer: Balancer::default(),
+            rates: Rates::default(),
+            meter,
+            pen,
+            recorder,
+            metering: false,
+            groups: None,
+            measured: BTreeSet::new(),
+            measured_at: None,
+            turn_at: None,
+            resting: None,
+            last: None,
+            recent: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.options.mode == Mode::On
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let (at, decision) = self.last.clone().unzip();
+        let resting = self.resting.map(str::to_owned);
+        Report { mode: self.options.mode, resting, at, decision, recent: self.recent.iter().cloned().collect() }
+    }
+
+    fn tick(&self) -> Duration {
+        Duration::from_millis(self.settings.tick_ms)
+    }
+
+    fn groups(&mut self, topology: &Topology) -> usize {
+        match &self.groups {
+            Some((known, groups)) if known == topology => *groups,
+            _ => {
+                let groups = balance::groups(topology);
+                self.settings = balance::settings(topology);
+                self.groups = Some((topology.clone(), groups));
+                groups
+            }
+        }
+    }
+
+    fn note(&mut self, at: Timestamp, proposal: &Move, fate: Fate) {
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Proposed { at, proposal: proposal.clone(), fate });
+    }
+
+    /// Settles what became of the newest proposal for a workload.
+    fn settle(&mut self, name: &Name, fate: Fate) {
+        let open = |proposed: &&mut Proposed| proposed.proposal.name == *name && proposed.fate == Fate::Proposed;
+        if let Some(proposed) = self.recent.iter_mut().rev().find(open) {
+            proposed.fate = fate;
+        }
+    }
+}
+
+impl Controller {
+    /// Begins a measurement if it is time for one.
+    pub(super) fn measure_if_due(&mut self) {
+        self.balance.resting = self.rests();
+        let (now, due) = (self.host.instant(), self.measure_at());
+        if due.is_none_or(|due| due > now) {
+            return;
+        }
+        let Some(mut meter) = self.balance.meter.take() else { return };
+        let (mut pen, entry) = (self.balance.pen.take(), self.balance.recorder.as_mut().map(Recorder::take));
+        let runs = balance::runs(&self.state.observed);
+        self.balance.rates.keep_only(&runs);
+        self.balance.measured = runs.keys().cloned().collect();
+        self.balance.measured_at = Some(now);
+        self.balance.metering = true;
+        self.on_thread(Job::Meter, move || {
+            if let (Some(pen), Some(entry)) = (&mut pen, entry)
+                && let Err(error) = pen.write(&entry)
+            {
+                tracing::error!(path = %pen.path().display(), error = %error, "cannot record the rebalancer's decisions; they are lost");
+            }
+            let reading = meter.read(&runs);
+            Done::Metered(Metered { meter, pen, reading })
+        });
+    }
+
+    /// When to measure next; none while it is being done, or there is nothing to do it for.
+    pub(super) fn measure_at(&self) -> Option<Instant> {
+        let balance = &self.balance;
+        if balance.metering || balance.resting.is_some() {
+            return None;
+        }
+        let now = self.host.instant();
+        let turn_at = balance.turn_at.unwrap_or(now);
+        let runs = balance::runs(&self.state.observed);
+        let newcomers = runs.keys().any(|name| !balance.measured.contains(name));
+        let soon = balance.measured_at.map_or(now, |at| at + NEWCOMERS);
+        Some(if newcomers { turn_at.min(soon) } else { turn_at })
+    }
+
+    /// Why nothing is measured, if so.
+    fn rests(&mut self) -> Option<&'static str> {
+        let machine = &self.state.machine;
+        if self.balance.options.mode == Mode::Off {
+            Some("it is switched off (controller --rebalance)")
+        } else if self.balance.meter.is_none() && !self.balance.metering {
+            Some("nothing here counts what workloads use")
+        } else if !machine.cgroup.files.contains("cpuset.cpus") {
+            Some("this host has no cpusets: nobody can be moved")
+        } else if self.balance.groups(&machine.topology) < 2 {
+            Some("all CPUs are of one group: there is nothing to even out")
+        } else if !self.state.is_any_movable(self.host.time()) {
+            Some("nobody runs who may be moved")
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn take_measurement(&mut self, metered: Metered) {
+        let Metered { meter, pen, reading } = metered;
+        (self.balance.meter, self.balance.pen, self.balance.metering) = (Some(meter), pen, false);
+        let now = self.host.instant();
+        let soon = now + self.balance.tick();
+        match reading {
+            Ok(reading) => self.balance.rates.take(reading),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "cannot measure what CPUs and workloads use");
+                self.balance.turn_at = Some(now + QUIET);
+                return;
+            }
+        }
+        match self.balance.turn_at {
+            // Between two turns only newcomers were to be met; a quiet host is looked at in earnest from now on.
+            Some(turn_at) if turn_at > now => self.balance.turn_at = Some(turn_at.min(soon)),
+            _ => {
+                self.decide();
+                let busy = self.balance.rates.is_any_busy(QUIET_PERMILLE);
+                self.balance.turn_at = Some(if busy { soon } else { now + QUIET });
+            }
+        }
+    }
+
+    fn decide(&mut self) {
+        let time = self.host.time();
+        let sample = self.state.sample(&self.balance.rates, time);
+        let topology = &self.state.machine.topology;
+        let balance = &mut self.balance;
+        let before = balance.recorder.is_some().then(|| balance.balancer.clone());
+        let decision = balance.balancer.tick(topology, &sample, &balance.settings);
+        if let (Some(recorder), Some(before)) = (&mut balance.recorder, before) {
+            recorder.note(topology, balance.settings, before, sample, &decision);
+        }
+        tracing::debug!(imbalance_permille = decision.figures.imbalance, moves = decision.moves.len(), "rebalancer");
+        let taken = if balance.is_on() { decision.moves.clone() } else { Vec::new() };
+        let dropped = self.state.propose(taken);
+        for name in dropped {
+            balance.settle(&name, Fate::Dropped);
+        }
+        let fate = if balance.is_on() { Fate::Proposed } else { Fate::DryRun };
+        for proposal in &decision.moves {
+            balance.note(time.wall, proposal, fate);
+            let Move { name, from, to, rung, reason, .. } = proposal;
+            let step = if fate == Fate::DryRun { "would move" } else { "move proposed" };
+            tracing::info!(workload = %name, %from, %to, kind = %rung, reason, "{step}");
+        }
+        let worse = decision.verdicts.iter().filter(|verdict| verdict.outcome == Outcome::WorseEverywhere);
+        let news = worse.map(|verdict| {
+            let text = format!("the move {} -> {} made it wait more: {}", verdict.from, verdict.to, verdict.outcome);
+            News::normal(&verdict.name, "MoveWorse", text)
+        });
+        let news: Vec<News> = news.collect();
+        balance.last = Some((time.wall, decision));
+        self.tell(news);
+    }
+
+    /// Tells of a move that a step has made, or could not make.
+    pub(super) fn conclude_move(&mut self, work: &Work, was_done: bool) {
+        let grant = work.record.as_ref().and_then(|record| record.grant.as_ref());
+        let Some(made) = grant.and_then(|grant| self.state.take_proposal(&work.name, &grant.cpus)) else { return };
+        let (name, change) = (&made.name, format!("CPUs {} -> {}", made.from, made.to));
+        let Move { rung, reason, gain, cost, .. } = &made;
+        let why = format!("{change} ({rung}): {reason}; gain {gain}m, cost {cost}m");
+        let news = if was_done {
+            News::normal(name, "Moved", why)
+        } else {
+            News::warning(name, "NotMoved", format!("the kernel refused {why}"))
+        };
+        self.balance.settle(name, if was_done { Fate::Made } else { Fate::Refused });
+        self.tell(vec![news]);
+    }
+
+    /// A measurement that panicked took what it worked with along.
+    pub(super) fn meter_again(&mut self) {
+        self.balance.metering = false;
+        self.balance.meter = self.host.meter();
+        self.balance.pen = self.balance.options.record.clone().map(Pen::new);
+        self.balance.turn_at = Some(self.host.instant() + QUIET);
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Mode::On => "on",
+            Mode::DryRun => "dry-run",
+            Mode::Off => "off",
+        })
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Fate::DryRun => "not done (dry run)",
+            Fate::Proposed => "proposed",
+            Fate::Made => "made",
+            Fate::Refused => "refused by the kernel",
+            Fate::Dropped => "dropped",
+        })
+    }
+}
