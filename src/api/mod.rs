@@ -164,7 +164,12 @@ async fn approve(State(api): State<Api>) -> Response {
     let (reply, answer) = oneshot::channel();
     let sent = api.handle.commands.send(Command::Approve { reply }).await;
     match (sent, answer.await) {
-        (Ok(()), Ok(names)) => Json(names).into_response(),
+        (Ok(()), Ok(Ok(names))) => Json(names).into_response(),
+        (Ok(()), Ok(Err(message))) => {
+            let (error, help) = message.split_once("; help: ").unwrap_or((&message, "see the controller's log"));
+            let failure = Failure { error: error.to_owned(), help: help.to_owned() };
+            (StatusCode::SERVICE_UNAVAILABLE, Json(failure)).into_response()
+        }
         _ => shutting_down(),
     }
 }

@@ -13,12 +13,15 @@ mod entry;
 mod home;
 mod reading;
 mod revision;
+mod scan;
 
 pub use approach::whereabouts;
 pub use entry::no_file;
+pub use scan::Scan;
 
 use super::trust::{Owner, Trust, Untrusted};
-use super::watch::{Interest, Places};
+use super::watch::Interest;
+use crate::manifest::away::settles_in;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::tree::Place;
 use crate::manifest::{Claim, Parsed};
@@ -31,16 +34,10 @@ use revision::Revision;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// A file that is gone may be back in a moment: editors and rsync replace by removing. It is gone once nothing in the folder has changed
-/// for this long.
-pub const DELETION_SETTLES: Duration = Duration::from_secs(1);
-/// A folder in which something changes all the time is not waited for longer than this: twenty times what a checkout of 200 files takes.
-const DELETION_SETTLES_MAX: Duration = Duration::from_secs(10);
 /// How soon to look again at a file that is being written. Its closing wakes us sooner; this is for file systems that do not tell.
 const BUSY_AGAIN: Duration = Duration::from_millis(200);
 /// How seldom at most, when the same writer has been there for long.
@@ -68,8 +65,6 @@ pub struct Folder {
     stirred: Option<Instant>,
     /// The folder manifests were last seen in.
     memory: Memory,
-    /// The device of each sub-folder when a manifest was last seen there.
-    devices: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -80,34 +75,6 @@ struct Known {
     parsed: Arc<Parsed>,
     /// When it was first found to say this.
     since: Instant,
-}
-
-/// What one look found.
-#[derive(Clone, Debug, Default)]
-pub struct Scan {
-    pub files: BTreeMap<String, Arc<Parsed>>,
-    /// Files among them that have disappeared and are about to be forgotten.
-    pub settling: BTreeSet<String>,
-    /// Files that somebody has open for writing, or that changed while they were read.
-    pub being_written: BTreeSet<String>,
-    /// What to watch: the folder, its sub-folders, and where links that lead here lie.
-    pub places: Places,
-    /// Whether some of it is where changes have to be looked for.
-    pub remote: bool,
-    /// The revision of the whole folder, where it has one.
-    pub revision: Option<String>,
-    /// Remarks about entries that are no manifests.
-    pub remarks: Vec<Diagnostic>,
-    /// When a look may find something new without an event.
-    pub again_in: Option<Duration>,
-    /// Files whose content was read, not only their identity.
-    pub read: usize,
-}
-
-impl Scan {
-    fn again(&mut self, wait: Duration) {
-        self.again_in = Some(self.again_in.map_or(wait, |other| other.min(wait)));
-    }
 }
 
 /// Why the folder cannot be looked at. Nothing changes for what runs.
@@ -137,7 +104,6 @@ impl Folder {
             written: BTreeMap::new(),
             stirred: None,
             memory: Memory::default(),
-            devices: BTreeMap::new(),
         }
     }
 
@@ -202,10 +168,11 @@ impl Folder {
         if present.is_empty() && self.memory.is_of_another(home) {
             return Err(FolderError::Emptied { path: self.path.clone() });
         }
-        // The last deletion in it has been seen through once nothing that was read is left.
-        if !present.is_empty() || self.read.is_empty() {
+        // The last deletion in it has been seen through once nothing that was read is left, and nothing that cannot be used is waited for.
+        if !present.is_empty() || self.read.is_empty() && scan.unusable.is_empty() {
             self.memory.note(Some(home).filter(|_| !present.is_empty()));
         }
+        self.note_sub_folders(&entries, &scan);
         for entry in entries {
             watch_link(&entry, &mut scan);
             self.look(&entry, &mut scan);
@@ -243,19 +210,28 @@ impl Folder {
             }
         };
         entries.retain(|entry| entry.found.is_file() && is_manifest(&entry.name));
-        let device = entry.found.dev();
-        let was_elsewhere = self.devices.get(&entry.name).is_some_and(|known| *known != device);
-        if entries.is_empty() && was_elsewhere && self.read.keys().any(|name| name.starts_with(&below)) {
+        if entries.is_empty() && self.memory.was_elsewhere(&entry.name, home::file_system(&entry.at)) {
             let message = format!("{} is on another file system than before, and empty", entry.path.display());
             return self.give_up(&entry.name, &message, "mount it again, or remove it to stop its workloads", scan);
-        }
-        if !entries.is_empty() {
-            self.devices.insert(entry.name.clone(), device);
         }
         scan.remote |= entry::lies_remote(&entry.at);
         scan.places.insert(entry.path.clone(), Interest::Everything);
         self.hold_strays(strays, scan);
         entries
+    }
+
+    /// Remembers where each sub-folder with manifests is, for as long as anything was read there or it is waited for.
+    fn note_sub_folders(&mut self, entries: &[Entry], scan: &Scan) {
+        let sub_folder = |path: &str| path.split_once('/').map(|(folder, _)| folder.to_owned());
+        let mut seen = BTreeMap::new();
+        for entry in entries {
+            let Some(name) = sub_folder(&entry.name).filter(|name| !seen.contains_key(name)) else { continue };
+            if let Some(number) = entry.at.parent().and_then(home::file_system) {
+                seen.insert(name, number);
+            }
+        }
+        let read = self.read.keys().filter_map(|path| sub_folder(path));
+        self.memory.note_below(&seen, &read.chain(scan.unusable.keys().cloned()).collect());
     }
 
     /// A sub-folder that cannot be used: said, and what was read there before is held, not gone.
@@ -275,6 +251,7 @@ impl Folder {
 
     /// Has what was read of a file, or below a folder, go on as it is.
     fn hold(&self, name: &str, why: &str, scan: &mut Scan) {
+        scan.unusable.insert(name.to_owned(), why.to_owned());
         let below = format!("{name}/");
         for (path, read) in self.read.iter().filter(|(path, _)| *path == name || path.starts_with(&below)) {
             scan.files.insert(path.clone(), held(&read.parsed, why));
@@ -306,10 +283,15 @@ impl Folder {
         let known = self.read.get(name).filter(|known| is_same(&known.parsed, &parsed));
         let known = known.map(|known| (Arc::clone(&known.parsed), known.since));
         let (parsed, since) = known.unwrap_or_else(|| {
-            self.stirred = Some(Instant::now());
+            self.stir(scan);
             (parsed, Instant::now())
         });
         self.read.insert(name.clone(), Known { identity, racy, parsed, since });
+    }
+
+    fn stir(&mut self, scan: &mut Scan) {
+        self.stirred = Some(Instant::now());
+        scan.stirred = true;
     }
 
     /// Leaves a file as it was until its writer is done.
@@ -318,7 +300,7 @@ impl Folder {
         let since = *self.written.entry(name.to_owned()).or_insert(now);
         scan.again((now.duration_since(since) / 4).clamp(BUSY_AGAIN, BUSY_AGAIN_MAX));
         scan.being_written.insert(name.to_owned());
-        self.stirred = Some(now);
+        self.stir(scan);
         // If it was never read, its workloads are to be left alone.
         if !self.read.contains_key(name) {
             let parsed = Parsed { broken: true, ..Parsed::default() };
@@ -336,14 +318,13 @@ impl Folder {
         for name in &gone {
             if !self.missing.contains_key(name) {
                 self.missing.insert(name.clone(), now);
-                self.stirred = Some(now);
+                self.stir(scan);
             }
         }
         for name in gone {
             let since = self.missing.get(&name).copied().unwrap_or(now);
-            let quiet = self.stirred.map_or(since, |stirred| stirred.max(since));
-            let counts_at = (quiet + DELETION_SETTLES).min(since + DELETION_SETTLES_MAX);
-            let left = counts_at.saturating_duration_since(now);
+            let ago = |then: Instant| now.saturating_duration_since(then);
+            let left = settles_in(ago(since), self.stirred.map_or(Duration::MAX, ago));
             if left.is_zero() {
                 self.read.remove(&name);
                 self.missing.remove(&name);

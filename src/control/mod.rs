@@ -13,6 +13,7 @@
 pub mod act;
 pub mod balance;
 mod changes;
+mod consent;
 mod deadline;
 mod drift;
 pub mod folder;
@@ -49,6 +50,7 @@ use crate::plan::{Act, Plan, Work};
 use crate::store::{Found, Store};
 use act::{Acted, Known, act, step_name};
 use balance::{Balance, Metered};
+use consent::{Consent, Remembering};
 use folder::{FolderError, Scan};
 use journal::Journal;
 use news::Remembered;
@@ -56,13 +58,14 @@ use prober::{Board, Wanted};
 use rebuilt::Rebuilt;
 use report::{Preview, Snapshot};
 use state::State;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sweep::{Look, Swept};
 use tokio::sync::{Notify, oneshot, watch as cell};
 
 pub use changes::Changes;
+pub use consent::Consented;
 pub use run::{Handle, Threads, WORKERS_MAX};
 pub use source::Source;
 use source::Watching;
@@ -91,8 +94,8 @@ pub enum Command {
     Look { done: oneshot::Sender<()> },
     /// Something a step needs was made anew: what has happened, to be kept as an event.
     Mended { news: News },
-    /// Consent to the deletions that wait for it; answers whose.
-    Approve { reply: oneshot::Sender<BTreeSet<Name>> },
+    /// Consent to the deletions that wait for it; answers whose, once that is on the disk.
+    Approve { reply: oneshot::Sender<Consented> },
     /// Where the rebalancer stands.
     Rebalance { reply: oneshot::Sender<balance::Report> },
     /// What a pass would do, for the folder as it is or for these files.
@@ -146,6 +149,7 @@ pub enum Done {
     },
     Swept(Swept),
     Metered(Metered),
+    Consented(Remembering),
     Saved,
     /// A bug of ours: the job ended in a panic, whose message is on standard error.
     Panicked(Job),
@@ -159,6 +163,7 @@ pub enum Job {
     Sweep,
     Meter,
     Save,
+    Consent,
 }
 
 /// What a controller works with.
@@ -198,6 +203,9 @@ pub struct Controller {
     scan_at: Option<Instant>,
     /// Since when nothing runs any more, for a controller that takes its workloads along.
     down_since: Option<Steady>,
+    /// Consents that are not remembered yet, and whom the one is for that is on its way to the disk.
+    consents: VecDeque<Consent>,
+    consenting: BTreeSet<Name>,
     sweeping: bool,
     balance: Balance,
     /// Asked to look at the folder; `waiting` by the scan that is to come, `scanned` by one that is under way.
@@ -258,6 +266,8 @@ impl Controller {
             saving: false,
             scan_at,
             down_since: None,
+            consents: VecDeque::new(),
+            consenting: BTreeSet::new(),
             sweeping: false,
             balance,
             waiting: Vec::new(),
@@ -321,8 +331,8 @@ impl Controller {
             self.state.setbacks.clear();
         }
         self.state.trouble = trouble;
+        let consent_at = self.consent();
         let mut plan = self.state.plan(None, now);
-        self.state.guarded.clone_from(&plan.guarded);
         if !self.state.has_looked() {
             // A moment later the folder is read, or known not to be readable: what it no longer has need not run until then.
             plan.work.retain(|work| !matches!(work.act, Act::Start { .. }));
@@ -331,6 +341,7 @@ impl Controller {
         self.state.add_overdue(&mut plan, now);
         self.state.add_rebuilt(&mut plan);
         let deadline = self.deadline(&plan, now.wall);
+        let deadline = consent_at.map_or(deadline, |at| at.min(deadline));
         tracing::debug!(steps = plan.work.len(), "pass");
         // Begun before it is told, so that what is told is what is remembered by now.
         for work in plan.work.drain(..) {
@@ -386,17 +397,6 @@ impl Controller {
             let acted = act(host.as_ref(), &store, &work, &known, may_wait);
             Done::Acted { look: Look::at(host.as_ref(), &work.name), work, acted }
         });
-    }
-
-    /// Looks at a workload on a thread, now or when the step under way is over.
-    fn look(&mut self, name: &Name) {
-        if self.state.in_flight.contains(name) {
-            self.look_again.insert(name.clone());
-            return;
-        }
-        self.state.begin(name, "look", self.host.time());
-        let (host, name) = (Arc::clone(&self.host), name.clone());
-        self.on_thread(Job::Workload(name.clone()), move || Done::Seen { look: Look::at(host.as_ref(), &name), name });
     }
 
     /// Has a job done away from the loop.

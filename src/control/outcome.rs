@@ -4,7 +4,6 @@ use super::act::{ActError, Acted, Kept, step_name};
 use super::sweep::Look;
 use super::{Command, Controller, Done, Job, report};
 use crate::host::{HostError, chain};
-use crate::model::event::News;
 use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::plan::{Act, Work};
@@ -38,6 +37,7 @@ impl Controller {
             }
             Done::Metered(metered) => self.take_measurement(metered),
             Done::Saved => self.saving = false,
+            Done::Consented(remembering) => self.take_consent(remembering),
             Done::Scanned { folder, result } => {
                 self.folder = Some(folder);
                 self.take_scan(result);
@@ -58,12 +58,15 @@ impl Controller {
             }
             Job::Scan => {
                 self.folder = self.folder_anew.take();
-                self.state.folder_error = Some(message.to_owned());
+                self.state.lose_folder(message.to_owned());
+                self.state.look_anew();
                 self.answerable.append(&mut self.scanned);
             }
             Job::Sweep => self.sweeping = false,
             Job::Meter => self.meter_again(),
             Job::Save => self.saving = false,
+            // Whoever asked is told of a shutdown, for want of a better word.
+            Job::Consent => self.end_consent(),
         }
     }
 
@@ -102,6 +105,11 @@ impl Controller {
                 None
             }
         };
+        self.free(name, seen);
+    }
+
+    /// What was under way about a workload is over.
+    pub(super) fn free(&mut self, name: &Name, seen: Option<Observed>) {
         self.state.end(name, seen);
         if self.look_again.remove(name) {
             self.look(name);
@@ -119,13 +127,7 @@ impl Controller {
                 // What failed for want of it is tried again at once.
                 self.state.setbacks.clear();
             }
-            Command::Approve { reply } => {
-                let approved = self.state.approve(self.host.time());
-                for name in &approved {
-                    self.tell(vec![News::normal(name, "DeletionApproved", "somebody has consented to its deletion")]);
-                }
-                let _ = reply.send(approved);
-            }
+            Command::Approve { reply } => self.approve(reply),
             Command::Rebalance { reply } => {
                 let _ = reply.send(self.balance.report());
             }

@@ -38,7 +38,8 @@ pub struct Waiting {
 /// Plans the first pass.
 pub fn rehearse(machine: Machine, scan: Scan, options: &Options, now: Time) -> Rehearsal {
     let mut state = State::new(machine, BTreeMap::new(), options);
-    state.take_scan(scan);
+    // Nothing is recorded, so nothing is waited for.
+    state.take_scan(scan, now.steady);
     let plan = state.plan(None, now);
     let mut rehearsal =
         Rehearsal { placed: Vec::new(), waiting: Vec::new(), diagnostics: state.diagnostics().to_vec() };

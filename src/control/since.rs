@@ -27,14 +27,13 @@ pub fn remembered(
     let told = match (finding.kind, finding.status, finding.reason) {
         (ConditionKind::Ready, true, "Running") => instance.and_then(|instance| instance.started),
         (ConditionKind::Ready, false, "Ended" | "BackOff" | "NotStarted" | "Finished") => ended(),
-        (ConditionKind::Ready, false, "Starting") => begun(),
+        (ConditionKind::Ready, false, "Starting") | (ConditionKind::Placed, true, "Placed") => begun(),
         (ConditionKind::Ready, false, "Stopping") => record.stopping.as_ref().map(|Stopping { since, .. }| since.wall),
         (ConditionKind::Ready, false, "Killed") => {
             record.stopping.as_ref().and_then(|stopping| stopping.killed.as_ref()).map(|killed| killed.wall)
         }
         (ConditionKind::Accepted, true, "Current") if is_what_was_started() => begun(),
         (ConditionKind::Accepted, false, "RolledBack") => record.refused.as_ref().map(|refused| refused.at.wall),
-        (ConditionKind::Placed, true, "Placed") => begun(),
         _ => None,
     };
     // The clock may have been set back since.

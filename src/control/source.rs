@@ -121,7 +121,9 @@ impl Controller {
                 }
                 tracing::debug!(files = scan.files.len(), read = scan.read, "looked at the manifests folder");
                 self.watch_places(&scan.places, scan.remote);
-                self.state.take_scan(scan);
+                if let Some(again) = self.state.take_scan(scan, self.host.steady()) {
+                    self.scan_in(again);
+                }
             }
             Err(error) => {
                 let message = chain(&error);
@@ -131,7 +133,7 @@ impl Controller {
                         "the manifests folder cannot be used; everything goes on as it is"
                     );
                 }
-                self.state.folder_error = Some(message);
+                self.state.lose_folder(message);
                 if let Some(folder) = self.watching.folder.clone() {
                     self.watch_places(&whereabouts(&folder), true);
                 }

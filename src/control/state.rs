@@ -2,6 +2,8 @@
 //!
 //! Owns the bookkeeping between passes, no I/O and no decision.
 
+mod desired;
+
 use super::balance::Mode;
 use super::folder::Scan;
 use super::gpus::{self, Gpus};
@@ -12,12 +14,11 @@ use super::report::{self, Snapshot};
 use super::unsaved::Unsaved;
 use super::{Options, drift};
 use crate::host::CpuTimes;
-use crate::manifest::Parsed;
+use crate::manifest::away::Away;
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::gather::gather;
 use crate::model::balance::Move;
 use crate::model::clock::{Steady, Time};
-use crate::model::desired::{Desired, Held};
+use crate::model::desired::Desired;
 use crate::model::event::News;
 use crate::model::label::HostLabels;
 use crate::model::machine::Machine;
@@ -65,6 +66,8 @@ pub struct State {
     /// On which verdict, at which epoch, each status was made.
     told: BTreeMap<Name, (Verdict, u64)>,
     scan: Option<Scan>,
+    /// Recorded manifests that were not seen yet.
+    away: Away,
     pub(super) desired: Desired,
     diagnostics: Vec<Diagnostic>,
     pub folder_error: Option<String>,
@@ -82,10 +85,6 @@ pub struct State {
     pub job_threshold_percent: u8,
     pub entropy: u64,
     prune_guard: bool,
-    /// Workloads whose deletion somebody has consented to, while they are there.
-    approved: BTreeSet<Name>,
-    /// Those whose deletion waited for consent in the last pass.
-    pub guarded: BTreeSet<Name>,
 }
 
 impl State {
@@ -109,6 +108,7 @@ impl State {
             epochs: BTreeMap::new(),
             told: BTreeMap::new(),
             scan: None,
+            away: Away::default(),
             desired: Desired::default(),
             diagnostics: Vec::new(),
             folder_error: None,
@@ -122,78 +122,9 @@ impl State {
             job_threshold_percent: options.job_threshold_percent,
             entropy: options.entropy,
             prune_guard: options.prune_guard,
-            approved: BTreeSet::new(),
-            guarded: BTreeSet::new(),
         };
         state.gather();
         state
-    }
-
-    /// Takes in what the folder says.
-    pub fn take_scan(&mut self, scan: Scan) {
-        self.scan = Some(scan);
-        self.folder_error = None;
-        self.gather();
-    }
-
-    /// Works out what is desired. Until the folder has been read once, everything is held as it is.
-    pub fn gather(&mut self) {
-        let owners = self.owners();
-        let (mut desired, diagnostics) = match &self.scan {
-            Some(scan) => {
-                let (desired, mut diagnostics) = gather(&scan.files, &scan.settling, &owners, &self.host);
-                diagnostics.extend(scan.remarks.iter().cloned());
-                (desired, diagnostics)
-            }
-            None => {
-                // Whatever lies around may be explained by a manifest that has not been read yet.
-                let mut held: BTreeMap<Name, Held> = self
-                    .observed
-                    .keys()
-                    .map(|name| (name.clone(), unread("the manifests folder".to_owned())))
-                    .collect();
-                held.extend(owners.into_iter().map(|(name, path)| (name, unread(path))));
-                (Desired { held, ..Desired::default() }, Vec::new())
-            }
-        };
-        for (name, wanted) in &mut desired.wanted {
-            if let Some(record) = self.records.get(name).filter(|record| record.spec == wanted.spec) {
-                wanted.spec = Arc::clone(&record.spec);
-            }
-        }
-        // What failed under another manifest may succeed under this one.
-        self.setbacks.retain(|name, _| desired.wanted.get(name) == self.desired.wanted.get(name));
-        // A manifest that comes back takes the consent with it.
-        self.approved.retain(|name| !desired.wanted.contains_key(name));
-        self.desired = desired;
-        self.diagnostics = diagnostics;
-    }
-
-    /// Whether the folder has been looked at, with or without success.
-    pub fn has_looked(&self) -> bool {
-        self.scan.is_some() || self.folder_error.is_some()
-    }
-
-    /// What would be desired if the folder held these files.
-    pub fn imagine(&self, files: &BTreeMap<String, Arc<Parsed>>) -> (Desired, Vec<Diagnostic>) {
-        gather(files, &BTreeSet::new(), &self.owners(), &self.host)
-    }
-
-    /// The manifest each workload came from, by record or, where the database was lost, by what runs.
-    fn owners(&self) -> BTreeMap<Name, String> {
-        let running = self.observed.iter().filter_map(|(name, seen)| {
-            let instance = seen.instance.as_ref()?;
-            Some((name.clone(), instance.record.as_ref()?.origin.path.clone()))
-        });
-        let recorded = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone()));
-        running.chain(recorded).collect()
-    }
-
-    /// Consents to the deletions that wait for it, and names them.
-    pub fn approve(&mut self, now: Time) -> BTreeSet<Name> {
-        let guarded = self.plan(None, now).guarded;
-        self.approved.extend(guarded.iter().cloned());
-        guarded
     }
 
     pub fn diagnostics(&self) -> &[Diagnostic] {
@@ -214,8 +145,6 @@ impl State {
             blind: &self.blind,
             setbacks: &self.setbacks,
             prune_guard: self.prune_guard,
-            approved: &self.approved,
-            guarded: &self.guarded,
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
@@ -264,6 +193,10 @@ impl State {
         snapshot.unsettled.extend(self.trouble.clone());
         if let Some(scan) = &self.scan {
             snapshot.unsettled.extend(scan.settling.iter().map(|path| format!("{path} has disappeared a moment ago")));
+            let missing = self.away.missing();
+            snapshot
+                .unsettled
+                .extend(missing.map(|path| format!("{path} was not there when the controller began to look")));
             snapshot.unsettled.extend(scan.being_written.iter().map(|path| format!("{path} is being written")));
         }
         self.told = told;
@@ -399,11 +332,6 @@ impl State {
         let delay = SETBACK_FIRST.saturating_mul(1 << (failures - 1).min(16)).min(SETBACK_MAX);
         self.setbacks.insert(name.clone(), Setback { message, failures, retry_at: now.plus(delay) });
     }
-}
-
-/// A manifest nobody has looked at yet.
-fn unread(path: String) -> Held {
-    Held { path, revision: None, finding: "it has not been read yet".to_owned() }
 }
 
 /// Whether a run has begun, ended or gone, or its group has become empty.

@@ -54,6 +54,17 @@ pub struct Swept {
 }
 
 impl Controller {
+    /// Looks at a workload on a thread, now or when the step under way is over.
+    pub(super) fn look(&mut self, name: &Name) {
+        if self.state.in_flight.contains(name) {
+            self.look_again.insert(name.clone());
+            return;
+        }
+        self.state.begin(name, "look", self.host.time());
+        let (host, name) = (Arc::clone(&self.host), name.clone());
+        self.on_thread(Job::Workload(name.clone()), move || Done::Seen { look: Look::at(host.as_ref(), &name), name });
+    }
+
     /// Looks at everything on a thread, one after the other, without holding anybody up.
     pub(super) fn sweep(&mut self) {
         if std::mem::replace(&mut self.sweeping, true) {

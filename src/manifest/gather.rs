@@ -177,7 +177,8 @@ mod tests {
             files.iter().map(|(path, text)| ((*path).to_owned(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = owners.iter().map(|(name, path)| (name.parse().unwrap(), (*path).to_owned())).collect();
         let host = HostLabels::new("edge-7", "x86_64", &["role=cpu".parse().unwrap()]);
-        let (Desired { wanted, held, guarded: _, elsewhere }, diagnostics) = gather(&files, &settling, &owners, &host);
+        let (Desired { wanted, held, guarded: _, away: _, elsewhere }, diagnostics) =
+            gather(&files, &settling, &owners, &host);
         let wanted = wanted.iter().map(|(name, wanted)| format!("want {name} from {}\n", wanted.origin.path));
         let held = held.iter().map(|(name, held)| format!("hold {name} because of {}\n", held.finding));
         let elsewhere = elsewhere.iter().map(|(name, why)| format!("stop {name}: {why}\n"));

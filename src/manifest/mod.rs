@@ -5,6 +5,7 @@
 //! Guarantees: a parse answers values *and* diagnostics, each with file, line, column and a next step; a document that is refused never
 //! affects another; no field is silently ignored; equal inputs give equal answers, whatever the order of files.
 
+pub mod away;
 pub mod diagnostic;
 pub mod fields;
 pub mod gather;

@@ -14,6 +14,8 @@ pub struct Desired {
     pub held: BTreeMap<Name, Held>,
     /// Those of `held` whose manifest is gone with too many others: deleting them waits for consent.
     pub guarded: BTreeSet<Name>,
+    /// Those of `held` whose manifest was not there when the controller began to look, and may be in a moment.
+    pub away: BTreeSet<Name>,
     /// Workloads whose manifest is for other hosts, and in which way; as good as deleted here.
     pub elsewhere: BTreeMap<Name, String>,
 }

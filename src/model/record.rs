@@ -54,12 +54,27 @@ pub struct Record {
     /// How far the job's schedule has been dealt with; none for one without.
     #[serde(default)]
     pub scheduled: Option<Scheduled>,
+    /// How far its deletion has got, if its manifest is gone and that has not led to its end at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
     /// What it had before an update that is not over.
     #[serde(default)]
     pub rollout: Option<Rollout>,
     /// What its manifest asks for and was found to be no good.
     #[serde(default)]
     pub refused: Option<Refused>,
+}
+
+/// How far the deletion of a workload has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Deletion {
+    /// Too many manifests have gone with its own: it waits for consent.
+    Held,
+    /// Somebody has consented.
+    Approved,
+    /// It was decided on without anybody's consent, and is seen through.
+    Begun,
 }
 
 /// An update that is not over.
@@ -232,6 +247,7 @@ impl Record {
             finished: false,
             stopping: None,
             scheduled: None,
+            deletion: None,
             rollout: None,
             refused: None,
         }

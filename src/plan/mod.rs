@@ -59,11 +59,8 @@ pub struct Input<'a> {
     pub blind: &'a BTreeSet<Name>,
     /// Workloads whose last step failed.
     pub setbacks: &'a BTreeMap<Name, Setback>,
-    /// Whether deleting most of what runs waits for consent, and whose deletion somebody has consented to.
+    /// Whether deleting most of what there is waits for consent.
     pub prune_guard: bool,
-    pub approved: &'a BTreeSet<Name>,
-    /// Those whose deletion waited for consent in the last pass.
-    pub guarded: &'a BTreeSet<Name>,
     /// Processes of running workloads that are outside their cgroups.
     pub strays: &'a BTreeMap<Name, BTreeSet<u32>>,
     /// What the probes of runs have come to.

@@ -212,6 +212,37 @@ fn a_controller_starts_on_a_full_disk_with_all_it_knew() {
 }
 
 #[test]
+fn a_consent_that_no_disk_takes_is_refused_and_deletes_nothing() {
+    let host = Host::with(&[("state", 8 << 20)]);
+    let (world, names) = (&host.world, ["a", "b", "c", "d", "e"]);
+    for name in names {
+        world.put(&format!("{name}.yaml"), "command: sleep infinity");
+    }
+    let before = names.map(|name| world.wait_running(name));
+    for name in names {
+        world.delete(&format!("{name}.yaml"));
+    }
+    let held = || world.ctl(&["ps"]).out.matches("containerctl approve").count() == names.len();
+    eventually("all are held", held);
+    host.fill("state");
+    // More than the rest of the last segment of the database has room for.
+    world.put("big.yaml", &format!("command: sleep infinity\nenv: {{TEXT: {}}}", "x".repeat(100_000)));
+    host.wait_told("No space left on device");
+    let said = world.ctl(&["approve"]);
+    assert!(
+        said.code != 0 && said.err.contains("nothing is deleted") && said.err.contains("help: make room"),
+        "{said:?}"
+    );
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(names.map(|name| world.wait_running(name)), before);
+    host.make_room("state");
+    eventually("it is taken", || world.ctl(&["approve"]).code == 0);
+    for name in names {
+        world.wait_gone(name);
+    }
+}
+
+#[test]
 fn a_log_folder_that_cannot_be_made_keeps_only_that_workload_and_only_that_long() {
     let world = World::running();
     world.put("web.yaml", "command: sleep infinity");

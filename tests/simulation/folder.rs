@@ -4,7 +4,8 @@ use crate::rng::Rng;
 use crate::vocabulary::{bad, good};
 use crate::world::{Sim, World};
 use containerctl::control;
-use containerctl::control::folder::{DELETION_SETTLES, FolderError, Scan};
+use containerctl::control::folder::{FolderError, Scan};
+use containerctl::manifest::away::DELETION_SETTLES;
 use containerctl::manifest::diagnostic::Diagnostic;
 use containerctl::manifest::tree::Place;
 use containerctl::manifest::{Parsed, parse};
@@ -15,6 +16,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a file has to be missing until it is gone, in milliseconds.
+const SETTLES: u64 = DELETION_SETTLES.as_secs() * 1000;
+
 /// Workloads of one story.
 const NAMES: [&str; 6] = ["w0", "w1", "w2", "w3", "w4", "w5"];
 
@@ -22,6 +26,8 @@ pub struct File {
     pub parsed: Arc<Parsed>,
     pub unreadable_until: u64,
     pub written_until: u64,
+    /// Somebody replaces it: until then it is not there.
+    pub away_until: u64,
 }
 
 /// The folder as it is, and as a controller has seen it last.
@@ -37,7 +43,7 @@ pub struct Shelf {
 impl File {
     fn new(path: &str, text: &str) -> File {
         let parsed = Arc::new(parse(path, text.as_bytes()));
-        File { parsed, unreadable_until: 0, written_until: 0 }
+        File { parsed, unreadable_until: 0, written_until: 0, away_until: 0 }
     }
 }
 
@@ -59,7 +65,16 @@ impl Shelf {
     pub fn calm(&mut self) {
         self.gone_until = 0;
         for file in self.files.values_mut() {
-            (file.unreadable_until, file.written_until) = (0, 0);
+            (file.unreadable_until, file.written_until, file.away_until) = (0, 0, 0);
+        }
+    }
+
+    /// Somebody replaces files while a controller starts: each is there again before a deletion would have settled.
+    pub fn take_away(&mut self, rng: &mut Rng, now: u64) {
+        for file in self.files.values_mut().filter(|file| file.away_until < now) {
+            if rng.chance(6_000) {
+                file.away_until = now + rng.between(1, SETTLES);
+            }
         }
     }
 
@@ -79,7 +94,8 @@ impl Shelf {
             let wait = Duration::from_millis(wait);
             scan.again_in = Some(scan.again_in.map_or(wait, |other: Duration| other.min(wait)));
         };
-        for (path, file) in &self.files {
+        let here = |file: &File| file.away_until <= now;
+        for (path, file) in self.files.iter().filter(|(_, file)| here(file)) {
             self.missing.remove(path);
             if now < file.written_until {
                 soon(200);
@@ -100,15 +116,15 @@ impl Shelf {
             };
             self.read.insert(path.clone(), parsed);
         }
-        let settles = u64::try_from(DELETION_SETTLES.as_millis()).unwrap_or(u64::MAX);
-        let gone: Vec<String> = self.read.keys().filter(|path| !self.files.contains_key(*path)).cloned().collect();
+        let is_gone = |path: &&String| !self.files.get(*path).is_some_and(here);
+        let gone: Vec<String> = self.read.keys().filter(is_gone).cloned().collect();
         for path in gone {
             let since = *self.missing.entry(path.clone()).or_insert(now);
-            if now >= since + settles {
+            if now >= since + SETTLES {
                 self.read.remove(&path);
                 self.missing.remove(&path);
             } else {
-                soon(since + settles - now);
+                soon(since + SETTLES - now);
                 scan.settling.insert(path);
             }
         }

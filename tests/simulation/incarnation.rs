@@ -1,7 +1,7 @@
 //! A controller comes to life on whatever the last one has left.
 
 use crate::disk::{Events, Records};
-use crate::world::{Event, RESYNC, Sim, Wake, millis};
+use crate::world::{Event, RESYNC, Sim, Wake, World, millis};
 use containerctl::control::{Changes, Controller, Input, Options, Parts};
 use containerctl::host::HostError;
 use containerctl::model::label::HostLabels;
@@ -11,7 +11,14 @@ use std::sync::Arc;
 impl Sim {
     /// A new controller, on whatever is there.
     pub fn restart(self: &Arc<Sim>) {
-        self.world().depth += 1;
+        let mut world = self.world();
+        if world.stormy && world.rng.chance(2_500) {
+            world.say(|| "folder: files are being replaced".to_owned());
+            let World { shelf, rng, now, .. } = &mut *world;
+            shelf.take_away(rng, *now);
+        }
+        world.depth += 1;
+        drop(world);
         let result = self.set_up();
         let mut world = self.world();
         world.depth -= 1;

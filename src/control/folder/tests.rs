@@ -1,9 +1,10 @@
 //! The folder as people and tools treat it.
 
 use super::*;
+use crate::manifest::away::DELETION_SETTLES;
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::thread::sleep;
 

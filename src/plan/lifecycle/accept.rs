@@ -25,7 +25,10 @@ pub(super) fn accept(
     // A run the database has not heard of yet: the controller was killed between starting it and writing that down.
     let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
     let newer = started_as.filter(|started| record.is_none_or(|record| record.instance < started.instance));
-    let Some(mut record) = newer.or(record).cloned() else {
+    // Whether it is to be deleted has nothing to do with its runs.
+    let deletion = record.or(newer).and_then(|record| record.deletion);
+    let newest = newer.or(record).map(|record| Record { deletion, ..record.clone() });
+    let Some(mut record) = newest else {
         let (Wanted { spec, origin }, refused) = match course {
             Some(Course::Join(good, refused)) => (good.as_ref(), Some(refused.clone())),
             _ => (wanted?, None),
@@ -40,6 +43,8 @@ pub(super) fn accept(
         return Some((Record { rollout, refused, ..Record::new(Arc::clone(spec), origin.clone()) }, true));
     };
     let Some(Wanted { spec, origin }) = wanted else { return Some((record, false)) };
+    // A manifest that is back takes every consent with it.
+    record.deletion = None;
     if let Some(changed) = follow(&mut record, spec, course, clock) {
         return Some((record, changed));
     }
@@ -141,7 +146,7 @@ fn is_same_gpu(from: Option<&GpuRequest>, to: Option<&GpuRequest>) -> bool {
 
 pub(super) fn accepted(record: &Record, desired: &Desired, course: Option<&Course>, changed: bool) -> Finding {
     let Record { spec, generation, origin, .. } = record;
-    let Desired { wanted, held, guarded, elsewhere } = desired;
+    let Desired { wanted, held, guarded, away, elsewhere } = desired;
     let name = &spec.name;
     let (status, reason, message) = match (wanted.get(name), held.get(name)) {
         (Some(wanted), _) if matches!(course, Some(Course::Wait)) => {
@@ -161,6 +166,7 @@ pub(super) fn accepted(record: &Record, desired: &Desired, course: Option<&Cours
         (Some(_), _) if changed => (true, "Current", format!("generation {generation} accepted")),
         (Some(_), _) => (true, "Current", format!("{}:{} is what runs", origin.path, origin.line)),
         (None, Some(Held { finding, .. })) if guarded.contains(name) => (false, "DeletionHeld", finding.clone()),
+        (None, Some(Held { finding, .. })) if away.contains(name) => (false, "ManifestAway", finding.clone()),
         (None, Some(Held { path, revision, finding })) => {
             let refused = revision.as_ref().map(|revision| format!(" (revision {revision})")).unwrap_or_default();
             let runs = format!("generation {generation} (revision {}) goes on as it was", origin.revision);

@@ -37,7 +37,7 @@ use super::{Act, Finding, Input, Shutdown};
 use crate::model::balance::Move;
 use crate::model::name::Name;
 use crate::model::observed::{Instance, Life, Observed};
-use crate::model::record::{Record, Stopping};
+use crate::model::record::{Deletion, Record, Stopping};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::model::units::format_duration;
@@ -113,7 +113,7 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
         return unexplained("it cannot be looked at");
     }
     let course = round.courses.get(name);
-    let Some((record, changed)) = accept(input.records.get(name), wanted, seen, course, &input.clock) else {
+    let Some((mut record, changed)) = accept(input.records.get(name), wanted, seen, course, &input.clock) else {
         return if held.is_some() { unexplained("its manifest cannot be read yet") } else { leftovers(seen) };
     };
     let target = match (wanted, held) {
@@ -122,6 +122,9 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
         _ if record.spec.suspend => Target::Suspended,
         _ => Target::Run,
     };
+    if input.desired.guarded.contains(name) {
+        record.deletion = Some(Deletion::Held);
+    }
     let (ready, leaving, moves, findings) = (&round.ready, &round.leaving, &round.moves, Vec::new());
     let mut case = Case { input, ledger, ready, leaving, moves, record, target, findings, leaves_gpu: false };
     case.findings.push(accepted(&case.record, input.desired, course, changed));
@@ -229,6 +232,9 @@ impl Case<'_, '_> {
                 return self.decision(Phase::Stopping, Next::Keep, None);
             }
             self.find(ConditionKind::Ready, false, "Stopping", reason.clone());
+            if self.target == Target::Gone && self.record.deletion != Some(Deletion::Approved) {
+                self.record.deletion = Some(Deletion::Begun);
+            }
             let stopping = Stopping::by_asking(self.input.clock.now(), reason);
             return self.ask(instance, Stopping { timed_out, ..stopping });
         }
@@ -301,6 +307,11 @@ impl Case<'_, '_> {
                 self.find(ConditionKind::Ready, false, "Shutdown", SHUTDOWN);
                 self.rest(Phase::Pending, SHUTDOWN, None)
             }
+            Target::Run if self.is_away() => {
+                let message = "its manifest was not there when the controller began to look; it is waited for";
+                self.find(ConditionKind::Ready, false, "ManifestAway", message);
+                self.rest(Phase::Pending, message, None)
+            }
             Target::Run if self.awaits_its_time() => self.await_time(),
             Target::Run if self.record.finished => {
                 self.release();
@@ -311,6 +322,11 @@ impl Case<'_, '_> {
             }
             Target::Run => self.next_run(),
         }
+    }
+
+    /// Whether it may turn out in a moment that nobody wants it: then it need not be started before.
+    fn is_away(&self) -> bool {
+        self.input.desired.away.contains(&self.record.spec.name) && !self.record.finished
     }
 
     fn last_outcome(&self) -> String {

@@ -2,7 +2,7 @@
 
 use super::{Case, Decision, Next};
 use crate::model::name::Name;
-use crate::model::record::Grant;
+use crate::model::record::{Deletion, Grant};
 use crate::model::spec::Kind;
 use crate::model::status::{ConditionKind, Phase};
 use crate::place::{self, Ask, Holding};
@@ -73,6 +73,8 @@ impl Case<'_, '_> {
         if let Some(due) = self.record.scheduled.as_mut().and_then(|scheduled| scheduled.due.as_mut()) {
             due.begun = true;
         }
+        // What is begun anew goes on: neither a stop that went before nor a consent to it is about this run.
+        self.record.deletion = self.record.deletion.filter(|deletion| *deletion == Deletion::Held);
         self.record.instance += 1;
         self.record.begun = Some(clock.now());
         self.find(ConditionKind::Ready, false, "Starting", "being set up");

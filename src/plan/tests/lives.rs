@@ -137,7 +137,10 @@ fn a_stop_is_seen_through_even_if_the_file_comes_back() {
     world.files.clear();
     world.pass();
     world.file("web.yaml", "command: a");
-    insta::assert_snapshot!(world.pass(), @"  web Stopping Ready=false Stopping: web.yaml was deleted");
+    insta::assert_snapshot!(world.pass(), @"
+    web: remember (as it should be)
+      web Stopping Ready=false Stopping: web.yaml was deleted
+    ");
     world.exit_code("web", 0);
     insta::assert_snapshot!(world.settle(), @"
     web: clear (exited with code 0)

@@ -1,5 +1,6 @@
 //! A small world of manifests, records and sightings: each pass is printed and then carried out on it.
 
+use crate::manifest::away::{Away, Look};
 use crate::manifest::{gather, parse};
 use crate::model::admission::Admission;
 use crate::model::balance::Move;
@@ -31,9 +32,9 @@ pub struct World {
     pub records: BTreeMap<Name, Record>,
     pub observed: BTreeMap<Name, Observed>,
     pub setbacks: BTreeMap<Name, Setback>,
+    /// Whether the controller has just begun to look: recorded manifests that are missing are waited for.
+    pub just_begun: bool,
     pub prune_guard: bool,
-    pub approved: BTreeSet<Name>,
-    pub guarded: BTreeSet<Name>,
     pub strays: BTreeMap<Name, BTreeSet<u32>>,
     pub standings: BTreeMap<Name, Standing>,
     pub busy: BTreeSet<Name>,
@@ -67,9 +68,8 @@ impl World {
             records: BTreeMap::new(),
             observed: BTreeMap::new(),
             setbacks: BTreeMap::new(),
+            just_begun: false,
             prune_guard: true,
-            approved: BTreeSet::new(),
-            guarded: BTreeSet::new(),
             strays: BTreeMap::new(),
             standings: BTreeMap::new(),
             busy: BTreeSet::new(),
@@ -106,7 +106,11 @@ impl World {
         let files =
             self.files.iter().map(|(path, text)| (path.clone(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone())).collect();
-        let (desired, _) = gather::gather(&files, &BTreeSet::new(), &owners, &HostLabels::default());
+        let (mut desired, _) = gather::gather(&files, &BTreeSet::new(), &owners, &HostLabels::default());
+        if self.just_begun {
+            let look = Look { files: &files, unusable: &BTreeMap::new(), stirred: true };
+            Away::default().hold(&owners, &look, &mut desired);
+        }
         plan(&Input {
             desired: &desired,
             records: &self.records,
@@ -115,8 +119,6 @@ impl World {
             blind: &self.blind,
             setbacks: &self.setbacks,
             prune_guard: self.prune_guard,
-            approved: &self.approved,
-            guarded: &self.guarded,
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
@@ -132,7 +134,6 @@ impl World {
     /// One pass: planned, printed, carried out.
     pub fn pass(&mut self) -> String {
         let plan = self.plan();
-        self.guarded = plan.guarded.clone();
         let mut shown = String::new();
         for Work { name, record, act, reason, done, failed: _ } in plan.work {
             let act_shown = match &act {

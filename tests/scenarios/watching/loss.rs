@@ -19,11 +19,11 @@ fn on_tmpfs() -> (World, PathBuf) {
     (world, seen)
 }
 
-fn seen_by(world: &World, path: &Path) -> PathBuf {
+pub fn seen_by(world: &World, path: &Path) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root{}", world.controller_pid(), path.display()))
 }
 
-fn in_its_mounts(world: &World, program: &str, args: &[&str]) {
+pub fn in_its_mounts(world: &World, program: &str, args: &[&str]) {
     let pid = world.controller_pid().to_string();
     tool("nsenter", &[&["-t", pid.as_str(), "-m", program], args].concat(), Path::new("/"));
 }

@@ -1,6 +1,7 @@
 //! The manifests folder as tools treat it. Each test uses the real tool, lets the controller know of nothing but what the kernel tells it
 //! (the next resync is an hour away), and holds three things: what should change has changed, soon, and nobody else has noticed.
 
+mod away;
 mod loss;
 mod scale;
 mod swaps;

@@ -1,0 +1,97 @@
+//! What is desired: what the folder says, what is recorded of what it said, and what of it is to be left alone.
+
+use super::State;
+use crate::control::folder::Scan;
+use crate::manifest::Parsed;
+use crate::manifest::away::{Away, Look, Owners};
+use crate::manifest::diagnostic::Diagnostic;
+use crate::manifest::gather::gather;
+use crate::model::clock::Steady;
+use crate::model::desired::{Desired, Held};
+use crate::model::name::Name;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl State {
+    /// Takes in what the folder says. Answers when another look may settle something.
+    pub fn take_scan(&mut self, scan: Scan, now: Steady) -> Option<Duration> {
+        let again_in = self.away.look(&self.owners(), &look(&scan), now);
+        self.scan = Some(scan);
+        self.folder_error = None;
+        self.gather();
+        again_in
+    }
+
+    /// Takes in that the folder cannot be looked at.
+    pub fn lose_folder(&mut self, message: String) {
+        self.folder_error = Some(message);
+        self.away.lose_sight();
+    }
+
+    /// What has been seen of the folder is forgotten: a new look begins from nothing.
+    pub fn look_anew(&mut self) {
+        self.away = Away::default();
+    }
+
+    /// Works out what is desired. Until the folder has been read once, everything is held as it is.
+    pub fn gather(&mut self) {
+        let owners = self.owners();
+        let (mut desired, diagnostics) = match &self.scan {
+            Some(scan) => {
+                let (mut desired, mut diagnostics) = gather(&scan.files, &scan.settling, &owners, &self.host);
+                diagnostics.extend(scan.remarks.iter().cloned());
+                self.away.hold(&owners, &look(scan), &mut desired);
+                (desired, diagnostics)
+            }
+            None => {
+                // Whatever lies around may be explained by a manifest that has not been read yet.
+                let mut held: BTreeMap<Name, Held> = self
+                    .observed
+                    .keys()
+                    .map(|name| (name.clone(), unread("the manifests folder".to_owned())))
+                    .collect();
+                held.extend(owners.into_iter().map(|(name, path)| (name, unread(path))));
+                (Desired { held, ..Desired::default() }, Vec::new())
+            }
+        };
+        for (name, wanted) in &mut desired.wanted {
+            if let Some(record) = self.records.get(name).filter(|record| record.spec == wanted.spec) {
+                wanted.spec = Arc::clone(&record.spec);
+            }
+        }
+        // What failed under another manifest may succeed under this one.
+        self.setbacks.retain(|name, _| desired.wanted.get(name) == self.desired.wanted.get(name));
+        self.desired = desired;
+        self.diagnostics = diagnostics;
+    }
+
+    /// Whether the folder has been looked at, with or without success.
+    pub fn has_looked(&self) -> bool {
+        self.scan.is_some() || self.folder_error.is_some()
+    }
+
+    /// What would be desired if the folder held these files.
+    pub fn imagine(&self, files: &BTreeMap<String, Arc<Parsed>>) -> (Desired, Vec<Diagnostic>) {
+        gather(files, &BTreeSet::new(), &self.owners(), &self.host)
+    }
+
+    /// The manifest each workload came from, by record or, where the database was lost, by what runs.
+    fn owners(&self) -> Owners {
+        let running = self.observed.iter().filter_map(|(name, seen)| {
+            let instance = seen.instance.as_ref()?;
+            Some((name.clone(), instance.record.as_ref()?.origin.path.clone()))
+        });
+        let recorded = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone()));
+        running.chain(recorded).collect()
+    }
+}
+
+fn look(scan: &Scan) -> Look<'_> {
+    Look { files: &scan.files, unusable: &scan.unusable, stirred: scan.stirred }
+}
+
+/// A manifest nobody has looked at yet.
+fn unread(path: String) -> Held {
+    Held { path, revision: None, finding: "it has not been read yet".to_owned() }
+}
