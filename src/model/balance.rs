@@ -160,7 +160,7 @@ pub enum Rung {
     Swap,
     /// To another NUMA node.
     Far,
-    /// Back to where it was, because it waits more.
+    /// Back to where it was, because it waits more, or because what it made room for is over.
     Revert,
 }
 

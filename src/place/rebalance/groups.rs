@@ -92,6 +92,11 @@ impl Groups {
         self.of_cpu.get(cpu as usize).copied().flatten()
     }
 
+    /// Whether all of these CPUs are still anybody's.
+    pub fn are_open(&self, cpus: &CpuSet) -> bool {
+        cpus.iter().all(|cpu| self.of_cpu(cpu).is_some())
+    }
+
     /// Where these CPUs lie, those of them that are open.
     pub fn place(&self, cpus: &CpuSet) -> Place {
         let Some(first) = cpus.iter().find_map(|cpu| self.of_cpu(cpu)) else { return Place::Nowhere };

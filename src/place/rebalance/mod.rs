@@ -11,18 +11,32 @@
 //! * A decision is a function of the machine, the samples so far and the settings: no clock, no chance.
 //! * It only proposes. A move counts as made once a later sample shows its CPUs in force; one that was not carried out is forgotten after
 //!   three ticks, and nobody has to be told.
-//! * Exclusive CPUs, and what is exclusive, never change.
-//! * A machine of one group sees no move.
+//! * Every move lowers the objective by more than it costs, at most `moves_max` of a tick; those apart that go back to where they were.
+//! * A proposed set is not empty, open to everybody, within the node that is required or kept to, of one kind of core, and, for pinned
+//!   work, of as many CPUs as before, on cores as asked.
+//! * Who was moved rests, and returns only if it is taken back, or after `no_return_ms`.
+//! * Exclusive CPUs, and what is exclusive, never change. A machine of one group sees no move.
+//!
+//! Steps of a tick: [`Balancer::tick`] follows the workloads (`track`), draws the picture (`picture`), sees which groups are hot (`heat`),
+//! judges earlier moves (`verdict`), climbs the ladder (`ladder`), and advises where nothing helps (`advice`).
 
+mod advice;
 pub mod groups;
+mod heat;
+mod ladder;
 mod picture;
+pub mod replay;
 mod smooth;
 mod track;
+mod verdict;
 
-use crate::model::balance::{Decision, Figures, GroupFigures, Sample, Settings};
+use crate::model::balance::{Decision, Figures, GroupFigures, Member, Sample, Settings};
 use crate::model::cpuset::CpuSet;
+use crate::model::name::Name;
 use crate::model::topology::Topology;
 use groups::Groups;
+use heat::{Heats, Means};
+use ladder::Ladder;
 use picture::Picture;
 use serde::{Deserialize, Serialize};
 use smooth::{Kept, Smooth};
@@ -39,6 +53,8 @@ pub struct Balancer {
     tracks: Vec<Track>,
     /// What others use, by the lowest CPU of each group.
     foreign: BTreeMap<u32, Smooth>,
+    /// Which groups are to be relieved, by their lowest CPU.
+    heats: Heats,
     #[serde(skip)]
     groups: Cached,
 }
@@ -69,8 +85,27 @@ impl Balancer {
         let groups = &self.groups.0;
         let foreign = picture::foreign(groups, &self.tracks, sample, &mut self.foreign, kept);
         let picture = Picture::of(groups, &self.tracks, sample, &foreign);
-        let figures = figures(groups, &picture);
-        Decision { figures, ..Decision::default() }
+        let excess = heat::excess(groups, &picture, &Means::of(groups, &picture));
+        heat::follow(&mut self.heats, groups, &picture, &excess, &clock);
+        let figures = figures(groups, &picture, &self.heats, &excess);
+        let (verdicts, reverts) = verdict::judge(&mut self.tracks, groups, &clock);
+        let members: Vec<(&Name, &Member)> = sample.members.iter().collect();
+        let mut ladder = Ladder::of(groups, &self.tracks, &members, clock, picture);
+        ladder.moves = reverts;
+        let advice = if groups.count() > 1 {
+            ladder.climb(&self.heats);
+            ladder.gather(&self.heats);
+            advice::of_stuck(&ladder)
+        } else {
+            advice::of_seats(&ladder, &self.heats)
+        };
+        let moves = ladder.moves;
+        for proposed in &moves {
+            if let Ok(at) = self.tracks.binary_search_by(|track| track.name.cmp(&proposed.name)) {
+                self.tracks[at].propose(proposed, &clock);
+            }
+        }
+        Decision { moves, advice, verdicts, figures }
     }
 
     fn follow(&mut self, machine: &Topology, sample: &Sample, clock: &Clock<'_>) {
@@ -89,79 +124,21 @@ impl Balancer {
     }
 }
 
-fn figures(groups: &Groups, picture: &Picture) -> Figures {
+fn figures(groups: &Groups, picture: &Picture, heats: &Heats, excess: &[u64]) -> Figures {
     let group = |(group, load): (&groups::Group, &picture::Load)| GroupFigures {
         cpus: group.cpus.clone(),
         load: load.all(),
         idle: load.idle,
         foreign: load.foreign,
         capacity: load.capacity,
-        hot: false,
+        hot: heats.get(&group.id()).is_some_and(|heat| heat.hot),
     };
-    Figures { imbalance: 0, objective: 0, groups: groups.list().iter().zip(&picture.loads).map(group).collect() }
+    Figures {
+        imbalance: u32::try_from(excess.iter().copied().max().unwrap_or(0)).unwrap_or(u32::MAX),
+        objective: picture.objective(groups),
+        groups: groups.list().iter().zip(&picture.loads).map(group).collect(),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::balance::Member;
-    use crate::model::spec::{Align, Cpu, CpuClass};
-    use crate::model::topology::tests::two_sockets;
-    use crate::model::units::{Limit, MilliCpu};
-    use std::time::Duration;
-
-    fn member(class: CpuClass, cpus: &str, usage: u32) -> Member {
-        let cpu = Cpu {
-            request: MilliCpu(0),
-            limit: Limit::Max,
-            weight: 100,
-            burst: Duration::ZERO,
-            class,
-            smt: None,
-            align: Align::Preferred,
-        };
-        Member {
-            cpu,
-            cpus: cpus.parse().unwrap(),
-            fenced: CpuSet::new(),
-            within: None,
-            fixed: None,
-            usage: Some(MilliCpu(usage)),
-            wait: None,
-            resident: None,
-            priority: 0,
-        }
-    }
-
-    #[test]
-    fn load_is_told_by_group_work_of_several_flows_and_strangers_count() {
-        let members = [
-            ("near", member(CpuClass::Shared, "0-1,8-9", 2500)),
-            ("wide", member(CpuClass::Shared, "0-15", 3000)),
-            ("idle", member(CpuClass::Idle, "0-15", 1600)),
-        ];
-        // 7100 of ours, 900 of others: what is busy beyond `near` is theirs by 900 of 5500.
-        let busy = (0..16).map(|cpu| (cpu, if cpu % 8 < 2 { 875 } else { 375 })).collect();
-        let sample = Sample {
-            at_ms: 5_000,
-            busy,
-            members: members.map(|(name, member)| (name.parse().unwrap(), member)).into(),
-        };
-        let decision = Balancer::default().tick(&two_sockets(), &sample, &Settings::default());
-        let shown: Vec<String> = decision
-            .figures
-            .groups
-            .iter()
-            .map(|group| format!("{}: {} idle {} foreign {}", group.cpus, group.load, group.idle, group.foreign))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                "0-1,8-9: 2663 idle 400 foreign 163",
-                "2-3,10-11: 1245 idle 400 foreign 245",
-                "4-5,12-13: 1245 idle 400 foreign 245",
-                "6-7,14-15: 1245 idle 400 foreign 245",
-            ]
-        );
-    }
-}
+mod tests;

@@ -4,10 +4,11 @@
 //! poured onto the lowest of its groups until they stand level, the work of the fewest groups first. What others use is what CPUs were
 //! busy with beyond our own usage; where it sits among work of ours that may be anywhere is told by how the rest is spread.
 
-use super::groups::{Groups, Place};
+use super::groups::{Group, Groups, Place};
 use super::smooth::{self, Kept, Smooth};
 use super::track::Track;
-use crate::model::balance::{Member, Sample};
+use crate::model::balance::Sample;
+use crate::model::cpuset::CpuSet;
 use crate::model::spec::CpuClass;
 use std::collections::BTreeMap;
 
@@ -35,6 +36,12 @@ pub struct Load {
     pub capacity: u64,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    In,
+    Out,
+}
+
 impl Load {
     pub fn all(&self) -> u64 {
         self.own + self.wide
@@ -49,7 +56,7 @@ impl Load {
 impl Picture {
     /// What the tracks ask for, beside `foreign` work by group.
     pub fn of(groups: &Groups, tracks: &[Track], sample: &Sample, foreign: &[u64]) -> Picture {
-        let load = |(group, foreign): (&super::groups::Group, u64)| Load {
+        let load = |(group, foreign): (&Group, u64)| Load {
             own: foreign,
             foreign,
             capacity: 1000 * group.cpus.len() as u64,
@@ -59,41 +66,75 @@ impl Picture {
         let loads = groups.list().iter().zip(foreign).map(load).collect();
         let mut picture = Picture { loads, seats: Vec::new(), pools: BTreeMap::new() };
         for (track, member) in tracks.iter().zip(sample.members.values()) {
-            picture.put(track, member);
+            if let Some(place) = &track.place {
+                picture.shift(member.cpu.class, &member.cpus, place, track.demand(), Way::In);
+            }
         }
         picture.pour();
         picture
     }
 
-    fn put(&mut self, track: &Track, member: &Member) {
-        let demand = track.demand();
-        match (member.cpu.class, track.place.as_ref()) {
-            (CpuClass::Exclusive, _) | (_, None | Some(Place::Nowhere)) => {}
-            (CpuClass::Idle, Some(Place::Whole(group) | Place::Seats(group))) => self.loads[*group].idle += demand,
-            (CpuClass::Idle, Some(Place::Several(list))) => self.spread_idle(list, demand),
-            (_, Some(Place::Whole(group))) => self.loads[*group].own += demand,
-            (_, Some(Place::Seats(group))) => {
-                self.loads[*group].own += demand;
-                let cpus = member.cpus.len() as u64;
-                for cpu in member.cpus.iter() {
-                    *self.seat(cpu) += demand / cpus;
-                }
-            }
-            (_, Some(Place::Several(list))) => match self.pools.get_mut(list) {
-                Some(pool) => *pool += demand,
-                None => {
-                    self.pools.insert(list.clone(), demand);
-                }
-            },
-        }
+    /// What those kept to single CPUs ask of this one.
+    pub fn seat_of(&self, cpu: u32) -> u64 {
+        self.seats.get(cpu as usize).copied().unwrap_or(0)
     }
 
-    /// Idle groups are levelled by the number of their threads, whatever else runs there, so theirs is spread evenly.
-    fn spread_idle(&mut self, list: &[usize], demand: u64) {
-        let capacity: u64 = list.iter().map(|group| self.loads[*group].capacity).sum();
-        for group in list {
-            let load = &mut self.loads[*group];
-            load.idle += demand * load.capacity / capacity.max(1);
+    /// The sum of load^2/capacity, CPU by CPU where some are kept to single ones and the rest flows around them.
+    pub fn objective(&self, groups: &Groups) -> u64 {
+        let of_group = |(group, load): (&Group, &Load)| self.square(group, load);
+        groups.list().iter().zip(&self.loads).map(of_group).sum()
+    }
+
+    fn square(&self, group: &Group, load: &Load) -> u64 {
+        let fullest = group.cpus.iter().map(|cpu| self.seat_of(cpu)).max().unwrap_or(0);
+        // Idle work disturbs what shares its cache, less than other work, as it yields: it counts where it is crowded, by a quarter.
+        let all = load.all() + load.idle / 4;
+        if fullest <= 1000 * all / load.capacity.max(1) {
+            return all * all / load.capacity.max(1);
+        }
+        let mut seats: Vec<u64> = group.cpus.iter().map(|cpu| self.seat_of(cpu)).collect();
+        seats.sort_unstable_by(|one, other| other.cmp(one));
+        // Full seats stand above what flows; the rest of the load is level on the other CPUs.
+        let (mut rest, mut cpus, mut sum) = (all, seats.len() as u64, 0);
+        for seat in seats {
+            if cpus == 0 || seat * cpus <= rest {
+                break;
+            }
+            sum += seat * seat / 1000;
+            rest = rest.saturating_sub(seat);
+            cpus -= 1;
+        }
+        if cpus > 0 { sum + rest * rest / (1000 * cpus) } else { sum }
+    }
+
+    /// Takes a workload's demand out of where it is, or puts it in.
+    pub fn shift(&mut self, class: CpuClass, cpus: &CpuSet, place: &Place, demand: u64, way: Way) {
+        let change = |value: &mut u64, by: u64| match way {
+            Way::In => *value += by,
+            Way::Out => *value = value.saturating_sub(by),
+        };
+        match (class, place) {
+            (CpuClass::Exclusive, _) | (_, Place::Nowhere) => {}
+            (CpuClass::Idle, Place::Whole(group) | Place::Seats(group)) => change(&mut self.loads[*group].idle, demand),
+            // Idle groups are levelled by the number of their threads, whatever else runs there, so theirs is spread evenly.
+            (CpuClass::Idle, Place::Several(list)) => {
+                let capacity: u64 = list.iter().map(|group| self.loads[*group].capacity).sum();
+                for group in list {
+                    let load = &mut self.loads[*group];
+                    change(&mut load.idle, demand * load.capacity / capacity.max(1));
+                }
+            }
+            (_, Place::Whole(group)) => change(&mut self.loads[*group].own, demand),
+            (_, Place::Seats(group)) => {
+                change(&mut self.loads[*group].own, demand);
+                let share = demand / cpus.len().max(1) as u64;
+                cpus.iter().for_each(|cpu| change(self.seat(cpu), share));
+            }
+            (_, Place::Several(list)) => match self.pools.get_mut(list) {
+                Some(pool) => change(pool, demand),
+                None if way == Way::In => _ = self.pools.insert(list.clone(), demand),
+                None => {}
+            },
         }
     }
 

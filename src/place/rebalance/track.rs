@@ -2,13 +2,15 @@
 
 use super::groups::Place;
 use super::smooth::{self, Kept, Smooth};
-use crate::model::balance::{Member, Rung, Sample, Settings};
+use crate::model::balance::{Member, Move, Rung, Sample, Settings};
 use crate::model::cpuset::CpuSet;
 use crate::model::name::Name;
 use serde::{Deserialize, Serialize};
 
 /// Places left that are remembered of one workload. With a cooldown of 120 s there are at most five within the 600 s that count.
 const PAST_MAX: usize = 8;
+/// Bans of one workload: more would mean that an hour had been spent on moving it back and forth.
+const BANS_MAX: usize = 8;
 /// Ticks a proposal may take to be carried out: a pass, a worker, the next sample. After that it was not.
 const PENDING_TICKS: u64 = 3;
 
@@ -69,6 +71,8 @@ pub struct Ban {
 pub struct Pending {
     pub to: CpuSet,
     pub rung: Rung,
+    #[serde(default)]
+    pub with: Option<Name>,
     pub since_ms: u64,
 }
 
@@ -77,7 +81,9 @@ pub struct Pending {
 #[serde(rename_all = "camelCase")]
 pub struct Watch {
     pub from: CpuSet,
-    pub since_ms: u64,
+    /// Who took its place.
+    #[serde(default)]
+    pub with: Option<Name>,
     /// Smoothed demand and wait when it was moved.
     pub demand_before: u64,
     pub wait_before: Option<u64>,
@@ -94,6 +100,15 @@ pub struct Clock<'a> {
     pub elapsed_ms: u64,
     pub kept: Kept,
     pub settings: &'a Settings,
+}
+
+/// Ticks further apart than this many of them are a gap: the host slept, or the controller was away.
+const GAP_TICKS: u64 = 3;
+
+impl Clock<'_> {
+    pub fn is_gap(&self) -> bool {
+        self.elapsed_ms > GAP_TICKS * self.settings.tick_ms
+    }
 }
 
 /// Brings the tracks, sorted by name, up to a sample: one for each of its members, in their order.
@@ -157,12 +172,45 @@ impl Track {
     pub fn demand(&self) -> u64 {
         self.demand.map_or(0, Smooth::get)
     }
+
+    /// Remembers a proposal, so that it is known again when it has been carried out.
+    pub fn propose(&mut self, proposed: &Move, clock: &Clock<'_>) {
+        let history = self.history.get_or_insert_with(Box::default);
+        history.pending = Some(Pending {
+            to: proposed.to.clone(),
+            rung: proposed.rung,
+            with: proposed.with.clone(),
+            since_ms: clock.at_ms,
+        });
+    }
+
+    /// Whether it may be moved now, as far as its own past says.
+    pub fn is_free(&self, clock: &Clock<'_>) -> bool {
+        let seen = self.readings >= clock.settings.dwell_ticks;
+        let rested = self.history.as_deref().is_none_or(|history| {
+            let is_recent = |moved_ms: u64| clock.at_ms.saturating_sub(moved_ms) < clock.settings.cooldown_ms;
+            history.pending.is_none() && history.watch.is_none() && !history.moved_ms.is_some_and(is_recent)
+        });
+        seen && rested
+    }
+
+    /// Whether it may go there: it comes from nowhere near, and did not do badly there.
+    pub fn may_take(&self, to: &CpuSet, clock: &Clock<'_>) -> bool {
+        let Some(history) = self.history.as_deref() else { return true };
+        let gained = to.difference(&self.cpus);
+        let was_there = |past: &Past| {
+            clock.at_ms.saturating_sub(past.left_ms) < clock.settings.no_return_ms
+                && (past.cpus == *to || !past.cpus.is_disjoint(&gained))
+        };
+        let is_banned = |ban: &Ban| !ban.cpus.is_disjoint(&gained);
+        !history.past.iter().any(was_there) && !history.bans.iter().any(is_banned)
+    }
 }
 
 impl History {
     /// A proposal is in force.
     fn note_move(&mut self, from: CpuSet, done: &Pending, demand: u64, wait: Option<u64>, clock: &Clock<'_>) {
-        let Pending { to, rung, since_ms: _ } = done;
+        let Pending { to, rung, with, since_ms: _ } = done;
         if self.past.len() == PAST_MAX {
             self.past.remove(0);
         }
@@ -178,7 +226,7 @@ impl History {
         if !matches!(*rung, Rung::Revert | Rung::Squeeze) {
             self.watch = Some(Watch {
                 from,
-                since_ms: clock.at_ms,
+                with: with.clone(),
                 demand_before: demand,
                 wait_before: wait,
                 demand_after: 0,
@@ -186,6 +234,14 @@ impl History {
                 measured_ms: 0,
             });
         }
+    }
+
+    /// Never there again for a while.
+    pub fn ban(&mut self, cpus: CpuSet, clock: &Clock<'_>) {
+        if self.bans.len() == BANS_MAX {
+            self.bans.remove(0);
+        }
+        self.bans.push(Ban { cpus, until_ms: clock.at_ms.saturating_add(clock.settings.ban_ms) });
     }
 
     /// Drops what no longer counts.
