@@ -9,6 +9,7 @@ use crate::control::folder::{Folder, FolderError};
 use crate::control::trust::{Owner, Trust};
 use crate::control::{Changes, Controller, Options, Parts, Threads};
 use crate::host::gpu::Source;
+use crate::host::heap;
 use crate::host::lease::ignore_lease_breaks;
 use crate::host::linux::{self, Linux};
 use crate::host::lock::{self, Held};
@@ -38,6 +39,7 @@ const THREAD_KEPT: Duration = Duration::from_secs(2);
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
+    heap::share();
     start_log(args.log_format);
     if !geteuid().is_root() {
         bail!("the controller needs root: it makes cgroups and namespaces\n  help: sudo containerctl controller ...");

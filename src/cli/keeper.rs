@@ -1,9 +1,9 @@
-//! Looks after the controller's own directory and socket: what somebody has deleted of them is made anew, and said.
+//! Looks after what is the controller's own: its directory and socket, which are made anew where somebody has deleted them, and its memory.
 
 use crate::api::socket;
 use crate::control::Command;
-use crate::host::chain;
 use crate::host::runtime::Home;
+use crate::host::{chain, heap};
 use crate::model::event::News;
 use std::fs;
 use std::io;
@@ -32,6 +32,7 @@ impl Keeper {
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             resync.tick().await;
+            heap::give_back();
             let looked = self.look().await;
             if let Some(error) = looked.as_ref().err().filter(|error| self.said.as_ref() != Some(*error)) {
                 tracing::error!(error, "cannot put the controller's own directory right; it is tried again");

@@ -11,6 +11,7 @@ pub mod dev;
 pub mod exec;
 mod facts;
 pub mod gpu;
+pub mod heap;
 pub mod layers;
 pub mod lease;
 pub mod life;

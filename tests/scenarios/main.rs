@@ -24,6 +24,7 @@ mod lifecycle;
 mod logs;
 mod measuring;
 mod meddling;
+mod memory;
 mod probes;
 mod programs;
 mod reboots;

@@ -61,7 +61,7 @@ fn a_thousand_workloads_are_measured_for_half_a_percent_of_a_cpu() {
     sampler.read(&runs).unwrap();
     let (before, calls) = (spent(), reads());
     let readings: Vec<_> = (0..READINGS).map(|_| sampler.read(&runs).unwrap().workloads).collect();
-    let (each, calls) = ((spent() - before) / READINGS, (reads() - calls) / u64::from(READINGS));
+    let (each, calls) = (spent().saturating_sub(before) / READINGS, (reads() - calls) / u64::from(READINGS));
     for hog in &mut hogs {
         hog.kill().unwrap();
         hog.wait().unwrap();

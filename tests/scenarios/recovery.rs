@@ -240,7 +240,7 @@ fn a_runtime_directory_that_is_deleted_is_made_anew_and_what_runs_stays_ours() {
     assert!(!PathBuf::from(format!("/proc/{web}/root/dev/null")).exists(), "the message says that it is gone");
     let told = |text: &str| text.matches("was deleted and is made anew; what ran goes on").count();
     eventually_or(|| told(&world.ctl(&["events"]).out) > 0, || world.log());
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    sleep(Duration::from_secs(1));
     let events = world.ctl(&["events"]).out;
     for text in [events, world.log()] {
         assert_eq!(told(&text), 1, "{text}");
