@@ -7,7 +7,7 @@ use crate::api::{Api, socket};
 use crate::control::balance::{self, Mode};
 use crate::control::folder::{Folder, FolderError};
 use crate::control::trust::{Owner, Trust};
-use crate::control::{Changes, Controller, Options, Parts, Threads};
+use crate::control::{Changes, Controller, Options, Parts, SILENT_AFTER, Threads};
 use crate::host::gpu::Source;
 use crate::host::heap;
 use crate::host::lease::ignore_lease_breaks;
@@ -173,13 +173,13 @@ fn open_folder(path: &Path, state: &Path, trusted: &[u32]) -> anyhow::Result<(Fo
     let sudo = std::env::var("SUDO_UID").ok();
     let trust = Trust::new(geteuid().as_raw(), trusted, sudo.as_deref());
     let folder = Folder::new(path.to_owned(), trust).remembering(state.join("folder"));
-    let away = match folder.check() {
+    let away = match folder.check_within(SILENT_AFTER) {
         Ok(Owner::Trusted) => None,
         Ok(Owner::Sudo(uid)) => {
             tracing::warn!(path = %path.display(), uid, "the manifests folder belongs to the user behind sudo, who can run anything as root");
             None
         }
-        Err(error @ FolderError::Read { .. }) => Some(error),
+        Err(error @ (FolderError::Read { .. } | FolderError::Silent { .. })) => Some(error),
         Err(error) => return Err(error.into()),
     };
     Ok((folder, away))

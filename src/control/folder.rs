@@ -35,7 +35,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How soon to look again at a file that is being written. Its closing wakes us sooner; this is for file systems that do not tell.
@@ -84,6 +85,10 @@ pub enum FolderError {
         "cannot read the manifests folder {path}: {source}\n  help: mkdir -p {path}, or name another one with --manifests"
     )]
     Read { path: PathBuf, source: io::Error },
+    #[error(
+        "the manifests folder {path} has not answered for {seconds} s\n  help: see to the network or user-space file system it lies on"
+    )]
+    Silent { path: PathBuf, seconds: u64 },
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
     #[error("the manifests folder {path} has more than {FILES_MAX} entries\n  help: is it the right folder?")]
@@ -117,6 +122,16 @@ impl Folder {
     #[must_use]
     pub fn anew(&self) -> Folder {
         Folder { memory: self.memory.clone(), ..Folder::new(self.path.clone(), self.trust.clone()) }
+    }
+
+    /// Whether the folder may be used at all, asked on a thread of its own: one that does not answer holds up nobody for longer than this.
+    pub fn check_within(&self, limit: Duration) -> Result<Owner, FolderError> {
+        let (sender, checked) = mpsc::sync_channel(1);
+        let folder = Folder::new(self.path.clone(), self.trust.clone());
+        // Left alone where it hangs: it holds nothing but itself.
+        thread::spawn(move || sender.send(folder.check()));
+        let silent = |_| FolderError::Silent { path: self.path.clone(), seconds: limit.as_secs() };
+        checked.recv_timeout(limit).map_err(silent)?
     }
 
     /// Whether the folder may be used at all. Answers the user behind sudo if it is theirs.

@@ -19,6 +19,7 @@ mod drift;
 pub mod folder;
 mod gpus;
 pub mod journal;
+mod lookers;
 pub mod lost;
 mod news;
 mod outcome;
@@ -53,6 +54,7 @@ use balance::{Balance, Metered};
 use consent::{Consent, Remembering};
 use folder::{FolderError, Scan};
 use journal::Journal;
+use lookers::Lookers;
 use news::Remembered;
 use prober::{Board, Wanted};
 use rebuilt::Rebuilt;
@@ -67,8 +69,8 @@ use tokio::sync::{Notify, oneshot, watch as cell};
 pub use changes::Changes;
 pub use consent::Consented;
 pub use run::{Handle, Threads, WORKERS_MAX};
-pub use source::Source;
-use source::Watching;
+pub use source::{SILENT_AFTER, Source};
+use source::{Watched, Watching};
 
 /// What the loop is told to do with its time.
 #[derive(Clone, Debug)]
@@ -146,6 +148,7 @@ pub enum Done {
     Scanned {
         folder: Box<dyn Source>,
         result: Result<Scan, FolderError>,
+        watched: Option<Watched>,
     },
     Swept(Swept),
     Metered(Metered),
@@ -208,10 +211,7 @@ pub struct Controller {
     consenting: BTreeSet<Name>,
     sweeping: bool,
     balance: Balance,
-    /// Asked to look at the folder; `waiting` by the scan that is to come, `scanned` by one that is under way.
-    waiting: Vec<oneshot::Sender<()>>,
-    scanned: Vec<oneshot::Sender<()>>,
-    answerable: Vec<oneshot::Sender<()>>,
+    lookers: Lookers,
     /// Workloads to look at as soon as the step or look under way is over.
     look_again: BTreeSet<Name>,
 }
@@ -270,9 +270,7 @@ impl Controller {
             consenting: BTreeSet::new(),
             sweeping: false,
             balance,
-            waiting: Vec::new(),
-            scanned: Vec::new(),
-            answerable: Vec::new(),
+            lookers: Lookers::default(),
             look_again: BTreeSet::new(),
         })
     }
@@ -307,10 +305,11 @@ impl Controller {
     /// Goes round once: begins what is to be done now, and answers when to come back if nothing happens before.
     pub fn turn(&mut self) -> Instant {
         self.scan_if_due();
+        let told_at = self.notice_silence();
         self.measure_if_due();
         let deadline = self.pass();
         // Asked again: the pass may have begun what is to be measured soon.
-        self.measure_at().map_or(deadline, |at| at.min(deadline))
+        told_at.into_iter().chain(self.measure_at()).fold(deadline, Instant::min)
     }
 
     /// One pass: plans, begins the work, tells how things stand. Answers when to look again.
@@ -354,10 +353,7 @@ impl Controller {
         self.state.log_folders.tell(&mut plan, &self.state.observed, |name| self.host.log_folder(name));
         self.publish(&plan, now);
         self.save_events();
-        for done in self.answerable.drain(..) {
-            // Whoever asked may have gone.
-            let _ = done.send(());
-        }
+        self.lookers.answer();
         deadline
     }
 

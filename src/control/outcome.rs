@@ -38,10 +38,10 @@ impl Controller {
             Done::Metered(metered) => self.take_measurement(metered),
             Done::Saved => self.saving = false,
             Done::Consented(remembering) => self.take_consent(remembering),
-            Done::Scanned { folder, result } => {
+            Done::Scanned { folder, result, watched } => {
                 self.folder = Some(folder);
-                self.take_scan(result);
-                self.answerable.append(&mut self.scanned);
+                self.take_scan(result, watched);
+                self.lookers.end();
             }
             Done::Panicked(job) => self.survive(&job),
             Done::Swept(swept) => self.take_sweep(swept),
@@ -58,9 +58,10 @@ impl Controller {
             }
             Job::Scan => {
                 self.folder = self.folder_anew.take();
+                self.lose_watch();
                 self.state.lose_folder(message.to_owned());
                 self.state.look_anew();
-                self.answerable.append(&mut self.scanned);
+                self.lookers.end();
             }
             Job::Sweep => self.sweeping = false,
             Job::Meter => self.meter_again(),
@@ -120,7 +121,7 @@ impl Controller {
         match command {
             Command::Look { done } => {
                 self.scan_at = Some(self.host.instant());
-                self.waiting.push(done);
+                self.lookers.ask(done);
             }
             Command::Mended { news } => {
                 self.note(vec![news]);

@@ -111,7 +111,7 @@ pub fn status(
         manifest: record.origin.path.clone(),
         revision: record.origin.revision.clone(),
         folder_revision: record.origin.folder.clone(),
-        generation: record.generation,
+        generation: record.generation.max(verdict.generation),
         observed_generation: observed_generation(verdict, before, started_as),
         conditions,
         started: seen.instance.as_ref().and_then(|instance| instance.started).filter(|_| pid.is_some()),

@@ -94,7 +94,7 @@ impl Away {
     /// Has the workloads of manifests that were not seen yet go on as they are recorded.
     pub fn hold(&self, owners: &Owners, look: &Look<'_>, desired: &mut Desired) {
         for (name, path) in owners {
-            let Desired { wanted, held, guarded: _, away, elsewhere } = desired;
+            let Desired { wanted, held, guarded: _, away, refused: _, elsewhere } = desired;
             let spoken_of = wanted.contains_key(name) || held.contains_key(name) || elsewhere.contains_key(name);
             if spoken_of || look.files.contains_key(path) {
                 continue;

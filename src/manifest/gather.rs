@@ -42,7 +42,7 @@ pub fn gather(
         let owner = owners.get(&name);
         if let Some(path) = owner.filter(|path| !settling.contains(*path) && still_claims(files.get(*path), &name)) {
             let refused = claims.iter().filter(|(_, origin)| origin.path != *path);
-            diagnostics.extend(refused.filter_map(|(spec, origin)| told.taken(spec, origin, path)));
+            diagnostics.extend(refused.filter_map(|(spec, origin)| told.taken(spec, origin, path, rename(spec))));
             continue;
         }
         let chosen = claims.iter().position(|(_, origin)| Some(&origin.path) == owner).unwrap_or(0);
@@ -52,7 +52,8 @@ pub fn gather(
                 desired.wanted.insert(name.clone(), wanted);
             } else {
                 let kept = claims[chosen].1;
-                diagnostics.extend(told.taken(spec, origin, &format!("{}:{}", kept.path, kept.line)));
+                let help = if owner.is_some() { rename(spec) } else { rename_either(spec) };
+                diagnostics.extend(told.taken(spec, origin, &format!("{}:{}", kept.path, kept.line), help));
             }
         }
     }
@@ -68,6 +69,11 @@ pub fn gather(
                     desired.held.insert(name.clone(), held(path, parsed, name));
                 }
             }
+        }
+    }
+    for claim in files.values().filter(|parsed| parsed.broken).flat_map(|parsed| &parsed.claims) {
+        if !desired.wanted.contains_key(&claim.name) && !owners.contains_key(&claim.name) {
+            desired.refused.insert(claim.name.clone(), claim.finding.clone());
         }
     }
     diagnostics.extend(refuse_cycles(&mut desired, owners));
@@ -116,7 +122,7 @@ fn held(path: &str, parsed: &Parsed, name: &Name) -> Held {
 struct Told(BTreeSet<(Name, String, String)>);
 
 impl Told {
-    fn taken(&mut self, spec: &Spec, refused: &Origin, keeper: &str) -> Option<Diagnostic> {
+    fn taken(&mut self, spec: &Spec, refused: &Origin, keeper: &str, help: String) -> Option<Diagnostic> {
         let (name, workload) = (&spec.name, spec.workload());
         if !self.0.insert((workload.clone(), refused.path.clone(), keeper.to_owned())) {
             return None;
@@ -125,16 +131,25 @@ impl Told {
             &refused.path,
             Place { line: refused.line, column: 1 },
             format!("name {name} is taken by {keeper}"),
-            format!("rename one of the two: `name: {workload}-2`"),
+            help,
         ))
     }
+}
+
+fn rename(spec: &Spec) -> String {
+    format!("rename one of the two: `name: {}-2`", spec.workload())
+}
+
+/// Nothing is recorded of either: where a controller runs one of them, which `validate` cannot know, it is the other that is refused.
+fn rename_either(spec: &Spec) -> String {
+    format!("{}; a controller that runs one of them keeps that one", rename(spec))
 }
 
 /// Refuses those that wait for each other in a circle; what is recorded goes on as it is.
 fn refuse_cycles(desired: &mut Desired, owners: &BTreeMap<Name, String>) -> Vec<Diagnostic> {
     let cycles = order::cycles(&desired.wanted);
     let mut diagnostics = Vec::new();
-    let (wanted, held) = (&mut desired.wanted, &mut desired.held);
+    let (wanted, held, refused) = (&mut desired.wanted, &mut desired.held, &mut desired.refused);
     wanted.retain(|name, Wanted { spec, origin }| {
         let Some(circle) = cycles.get(spec.workload()) else { return true };
         let at = Place { line: origin.line, column: 1 };
@@ -147,6 +162,8 @@ fn refuse_cycles(desired: &mut Desired, owners: &BTreeMap<Name, String>) -> Vec<
         if owners.contains_key(name) {
             let revision = Some(origin.revision.clone());
             held.insert(name.clone(), Held { path: origin.path.clone(), revision, finding: found.headline() });
+        } else {
+            refused.insert(name.clone(), found.headline());
         }
         if name == spec.workload() {
             diagnostics.push(found);
@@ -177,7 +194,7 @@ mod tests {
             files.iter().map(|(path, text)| ((*path).to_owned(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = owners.iter().map(|(name, path)| (name.parse().unwrap(), (*path).to_owned())).collect();
         let host = HostLabels::new("edge-7", "x86_64", &["role=cpu".parse().unwrap()]);
-        let (Desired { wanted, held, guarded: _, away: _, elsewhere }, diagnostics) =
+        let (Desired { wanted, held, guarded: _, away: _, refused: _, elsewhere }, diagnostics) =
             gather(&files, &settling, &owners, &host);
         let wanted = wanted.iter().map(|(name, wanted)| format!("want {name} from {}\n", wanted.origin.path));
         let held = held.iter().map(|(name, held)| format!("hold {name} because of {}\n", held.finding));
@@ -203,7 +220,7 @@ mod tests {
         insta::assert_snapshot!(check(&[("b.yaml", "name: web\ncommand: b"), ("a.yaml", "name: web\ncommand: a")], &[]), @r"
         want web from a.yaml
         b.yaml:1:1: name web is taken by a.yaml:1
-          help: rename one of the two: `name: web-2`
+          help: rename one of the two: `name: web-2`; a controller that runs one of them keeps that one
         ");
     }
 
@@ -326,7 +343,7 @@ mod tests {
         want web.1 from web.yaml
         want web.2 from web.yaml
         x.yaml:1:1: name web.1 is taken by web.yaml:1
-          help: rename one of the two: `name: web.1-2`
+          help: rename one of the two: `name: web.1-2`; a controller that runs one of them keeps that one
         ");
         insta::assert_snapshot!(check(&files, &[("web.1", "x.yaml")]), @"
         want web from web.yaml
@@ -341,7 +358,7 @@ mod tests {
         want web.1 from web.yaml
         want web.2 from web.yaml
         y.yaml:1:1: name web is taken by web.yaml:1
-          help: rename one of the two: `name: web-2`
+          help: rename one of the two: `name: web-2`; a controller that runs one of them keeps that one
         ");
         // A file that breaks keeps all its replicas, even if it is moved at the same time.
         insta::assert_snapshot!(check(&[("z.yaml", "name: web\ncomand: a")], &[("web", "web.yaml"), ("web.2", "web.yaml"), ("webby", "web.yaml")]), @"

@@ -16,6 +16,8 @@ pub struct Desired {
     pub guarded: BTreeSet<Name>,
     /// Those of `held` whose manifest was not there when the controller began to look, and may be in a moment.
     pub away: BTreeSet<Name>,
+    /// Names that nothing is recorded of, and why the manifest that bears them cannot be accepted.
+    pub refused: BTreeMap<Name, String>,
     /// Workloads whose manifest is for other hosts, and in which way; as good as deleted here.
     pub elsewhere: BTreeMap<Name, String>,
 }

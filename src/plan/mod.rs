@@ -153,6 +153,8 @@ pub enum Act {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub phase: Phase,
+    /// The generation that is accepted. Known here before it is recorded: that waits while a step is under way.
+    pub generation: u64,
     /// The generation that is in force.
     pub observed_generation: u64,
     /// How its last run ended. Known here before it is recorded: that waits while a step is under way.

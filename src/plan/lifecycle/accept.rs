@@ -146,7 +146,7 @@ fn is_same_gpu(from: Option<&GpuRequest>, to: Option<&GpuRequest>) -> bool {
 
 pub(super) fn accepted(record: &Record, desired: &Desired, course: Option<&Course>, changed: bool) -> Finding {
     let Record { spec, generation, origin, .. } = record;
-    let Desired { wanted, held, guarded, away, elsewhere } = desired;
+    let Desired { wanted, held, guarded, away, refused: _, elsewhere } = desired;
     let name = &spec.name;
     let (status, reason, message) = match (wanted.get(name), held.get(name)) {
         (Some(wanted), _) if matches!(course, Some(Course::Wait)) => {

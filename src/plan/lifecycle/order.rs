@@ -20,7 +20,12 @@ impl Case<'_, '_> {
 
     fn not_yet(&self, other: &Name) -> Option<(&'static str, String)> {
         let Some(spec) = self.spec_of(other) else {
-            let message = match self.input.desired.elsewhere.get(other) {
+            let desired = self.input.desired;
+            if let Some(why) = desired.refused.get(other) {
+                let message = format!("waits for {other}, whose manifest cannot be accepted: {why}");
+                return Some(("RefusedDependency", message));
+            }
+            let message = match desired.elsewhere.get(other) {
                 Some(why) => format!("waits for {other}, which is not for this host: {why}; take it out of `after`"),
                 None => format!("waits for {other}, which no manifest names; add one, or take it out of `after`"),
             };

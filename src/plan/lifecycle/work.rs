@@ -46,6 +46,7 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
         }
     }
     plan.wake_at = earliest(plan.wake_at, wake_at);
+    let generation = record.as_ref().map_or(0, |record| record.generation);
     let last_exit = record.as_ref().and_then(|record| record.last_exit.clone());
     if let (Some((act, reason)), false) = (work, input.busy.contains(&name)) {
         let done = record.as_ref().filter(|_| matches!(act, Act::Stop { .. })).map(asked);
@@ -61,7 +62,7 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
             plan.work.push(Work { name: name.clone(), record, act, reason, done, failed });
         }
     }
-    plan.verdicts.insert(name, Verdict { phase, observed_generation, last_exit, findings });
+    plan.verdicts.insert(name, Verdict { phase, generation, observed_generation, last_exit, findings });
 }
 
 /// Whether the step asks it to end, or ends it after its grace: neither waits for what was last tried on it, which may be a limit that the

@@ -284,3 +284,21 @@ fn new_bounds_of_a_log_wait_for_the_next_start_and_say_so() {
     let shown = world.after(600_000).settle();
     assert!(!shown.contains("NextStart"), "{shown}");
 }
+
+#[test]
+fn an_edit_that_waits_for_a_step_under_way_is_not_told_as_in_force() {
+    let mut world = World::new(2);
+    world.file("web.yaml", "command: a").settle();
+    world.file("web.yaml", "command: a\ncpu: 100m");
+    let told = |world: &World| {
+        let verdict = &world.plan().verdicts[&"web".parse().unwrap()];
+        (verdict.generation, verdict.observed_generation)
+    };
+    // Somebody is looking at it: the edit is not recorded yet, and whoever waits for it must not take the old limits for the new ones.
+    world.busy.insert("web".parse().unwrap());
+    assert_eq!(told(&world), (2, 0));
+    world.busy.clear();
+    assert_eq!(told(&world), (2, 0));
+    world.settle();
+    assert_eq!(told(&world), (2, 2));
+}

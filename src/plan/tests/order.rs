@@ -276,3 +276,14 @@ fn told_twice_it_waits_for_nobody() {
       db Pending Ready=false Shutdown: the controller ends, and was told to stop its workloads
     ");
 }
+
+#[test]
+fn a_circle_whose_manifests_come_one_after_the_other_is_told_as_one() {
+    let mut world = World::new(2);
+    world.file("a.yaml", "command: a\nafter: [b]").settle();
+    world.file("b.yaml", "command: b\nafter: [a]");
+    insta::assert_snapshot!(world.settle() + &world.pass(), @"  a Pending Accepted=false Refused: a.yaml cannot be accepted (revision 54c35a277316): a.yaml:1:1: after of a goes round in a circle: a -> b -> a; generation 1 (revision 54c35a277316) goes on as it was; Ready=false RefusedDependency: waits for b, whose manifest cannot be accepted: b.yaml:1:1: after of b goes round in a circle: b -> a -> b");
+    // The same of one that is broken.
+    world.file("b.yaml", "name: b\ncomand: b");
+    insta::assert_snapshot!(world.settle() + &world.pass(), @"  a Pending Ready=false RefusedDependency: waits for b, whose manifest cannot be accepted: b.yaml:1:1: command is missing");
+}

@@ -149,7 +149,26 @@ fn an_inotify_instance_that_becomes_free_is_taken() {
 }
 
 /// A FUSE file system in the controller's mount namespace, run by a process of ours.
-struct Bindfs(Child);
+pub struct Bindfs(Child);
+
+impl Bindfs {
+    /// Shows `source` where a controller with mounts of its own has its manifests; none where this machine has no FUSE.
+    pub fn over_the_folder_of(world: &World, source: &Path) -> Option<Bindfs> {
+        if !Path::new("/dev/fuse").exists() {
+            println!("NOT TESTED: this machine has no /dev/fuse");
+            return None;
+        }
+        let pid = world.controller_pid().to_string();
+        let mut bindfs = Command::new("nsenter");
+        bindfs.args(["-t", &pid, "-m", "bindfs", "-f", "-o", "attr_timeout=0,entry_timeout=0"]).arg(source);
+        let bindfs = bindfs.arg(world.manifests()).stdin(Stdio::null()).spawn().expect("tests/run installs bindfs");
+        Some(Bindfs(bindfs))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
 
 impl Drop for Bindfs {
     fn drop(&mut self) {
@@ -160,21 +179,13 @@ impl Drop for Bindfs {
 
 #[test]
 fn a_user_space_file_system_is_polled_and_may_die() {
-    if !Path::new("/dev/fuse").exists() {
-        println!("NOT TESTED: this machine has no /dev/fuse");
-        return;
-    }
     let mut world = World::new();
     let source = world.path("source");
     fs::create_dir(&source).unwrap();
     fs::write(source.join("a.yaml"), sleeper(500)).unwrap();
     fs::write(source.join("b.yaml"), sleeper(500)).unwrap();
     world.start_in_own_mounts(":", &["--resync", "1h"]);
-    let pid = world.controller_pid().to_string();
-    let mut bindfs = Command::new("nsenter");
-    bindfs.args(["-t", &pid, "-m", "bindfs", "-f", "-o", "attr_timeout=0,entry_timeout=0"]).arg(&source);
-    let bindfs = bindfs.arg(world.manifests()).stdin(Stdio::null()).spawn().expect("tests/run installs bindfs");
-    let bindfs = Bindfs(bindfs);
+    let Some(bindfs) = Bindfs::over_the_folder_of(&world, &source) else { return };
     // Mounted over the folder, which nothing but the table of mounts tells.
     let before = soon_running(&world, "a mount over the folder", &["a", "b"]);
     // Changed behind it, which inotify does not tell.

@@ -2,6 +2,7 @@
 //! (the next resync is an hour away), and holds three things: what should change has changed, soon, and nobody else has noticed.
 
 mod away;
+mod hung;
 mod loss;
 mod scale;
 mod swaps;
