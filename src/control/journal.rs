@@ -77,11 +77,20 @@ impl Journal {
             if let Some(before) = &before {
                 changes.take_back(before.sequence);
             }
-            let News { severity, workload, reason, message } = news;
+            let News { severity, workload, reason, message, run } = news;
             let (count, first) = before.map_or((0, now), |event| (event.count, event.first));
             let count = count.saturating_add(1);
-            let event =
-                Event { sequence, severity, workload, reason: reason.to_owned(), message, count, first, last: now };
+            let event = Event {
+                sequence,
+                severity,
+                workload,
+                reason: reason.to_owned(),
+                message,
+                run,
+                count,
+                first,
+                last: now,
+            };
             ring.push_back(event.clone());
             changes.put.push(event);
         }

@@ -55,7 +55,7 @@ use consent::{Consent, Remembering};
 use folder::{FolderError, Scan};
 use journal::Journal;
 use lookers::Lookers;
-use news::Remembered;
+use news::Told;
 use prober::{Board, Wanted};
 use rebuilt::Rebuilt;
 use report::{Preview, Snapshot};
@@ -198,7 +198,7 @@ pub struct Controller {
     folder_woken: Arc<Notify>,
     snapshot: cell::Sender<Arc<Snapshot>>,
     journal: Arc<Journal>,
-    remembered: Remembered,
+    told: Told,
     /// Events the database has not been given yet.
     unsaved: journal::Changes,
     /// Whether it is being given some.
@@ -223,7 +223,7 @@ impl Controller {
         let machine = host.survey()?;
         let mut state = State::new(machine.clone(), found.records, &options);
         state.take_machine(machine, host.time());
-        state.strains = Strains::since(host.now());
+        (state.strains, state.since) = (Strains::since(host.now()), host.steady());
         for name in host.names()? {
             match host.observe(&name) {
                 Ok(seen) => state.see_swept(&name, seen, BTreeSet::new()),
@@ -238,7 +238,7 @@ impl Controller {
             state.rebuilt = Rebuilt::find(&state.records, &state.observed);
         }
         state.gather();
-        let remembered = news::remembered(&state);
+        let told = news::told(&state.records, &state.observed, &found.events);
         if let Ok(times) = host.cpu_times() {
             state.measure(times);
         }
@@ -261,7 +261,7 @@ impl Controller {
             folder_woken: Arc::new(Notify::new()),
             snapshot: cell::Sender::new(Arc::new(Snapshot::default())),
             journal: Arc::new(journal),
-            remembered,
+            told,
             unsaved,
             saving: false,
             scan_at,
@@ -367,7 +367,8 @@ impl Controller {
         let snapshot = self.state.snapshot(plan, &before, now, |name| host.cgroup_path(name));
         if snapshot != *before {
             news::log(&before, &snapshot);
-            self.note(news::between(&before, &snapshot, &self.remembered));
+            let news = news::between(&before, &snapshot, &mut self.told);
+            self.note(news);
             self.snapshot.send_replace(Arc::new(snapshot));
         }
     }

@@ -1,15 +1,15 @@
 //! What is worth telling: transitions, not passes. They go to the log as they happen and to the journal for those who ask later.
 
 use super::journal::Changes;
-use super::report::{self, Snapshot};
-use super::state::State;
+use super::report::Snapshot;
 use super::{Controller, Done, Job};
 use crate::host::chain;
 use crate::manifest::diagnostic::{self, Diagnostic};
-use crate::model::event::{News, Severity};
+use crate::model::event::{Event, News, Severity};
 use crate::model::name::Name;
 use crate::model::observed::Observed;
-use crate::model::status::{ConditionKind, LastExit, Phase, Status};
+use crate::model::record::Record;
+use crate::model::status::{ConditionKind, Phase, Status};
 use crate::plan::HOST_BUSY;
 use std::collections::BTreeMap;
 use std::mem;
@@ -23,7 +23,7 @@ impl Controller {
 
     /// Notes it, and logs it.
     pub(super) fn tell(&mut self, news: Vec<News>) {
-        for News { severity, workload, reason, message } in &news {
+        for News { severity, workload, reason, message, run: _ } in &news {
             let workload = workload.as_ref().map_or("", Name::as_str);
             match severity {
                 Severity::Normal => tracing::info!(workload, reason, message, "event"),
@@ -70,32 +70,55 @@ pub fn log(before: &Snapshot, after: &Snapshot) {
     }
 }
 
-/// How the last run of each workload had ended, by all that was remembered when this controller began. What it finds beyond that is news.
-pub type Remembered = BTreeMap<Name, LastExit>;
+/// Up to which run the ends of each workload have been told. A new life of a name counts its runs anew, and it is forgotten in between.
+pub type Told = BTreeMap<Name, u64>;
 
-pub fn remembered(state: &State) -> Remembered {
-    let started_as = |(name, seen)| Some((name, Observed::started_as(seen)?));
-    let traced = state.observed.iter().filter_map(started_as);
-    // The database last: it is ahead of what a run was started from.
-    let all = traced.chain(&state.records);
-    all.filter_map(|(name, record)| Some((name.clone(), report::last_exit(record.last_exit.as_ref()?)))).collect()
+/// What the controllers before this one have told: by the events they have kept, or where none is left that says so, by what they have
+/// recorded. An end whose event was lost with its controller is told by the next.
+pub fn told(records: &BTreeMap<Name, Record>, observed: &BTreeMap<Name, Observed>, events: &[Event]) -> Told {
+    let mut by_events = Told::new();
+    for Event { workload, reason, run, .. } in events {
+        let Some(name) = workload else { continue };
+        match (reason.as_str(), run) {
+            (ENDED, Some(run)) => {
+                by_events.insert(name.clone(), *run);
+            }
+            (REMOVED, _) => {
+                by_events.remove(name);
+            }
+            _ => {}
+        }
+    }
+    let names = records.keys().chain(observed.keys());
+    let told = |name: &Name| {
+        let seen = observed.get(name).and_then(|seen| seen.instance.as_ref());
+        let record = records.get(name).or(seen.and_then(|instance| instance.record.as_ref()));
+        let recorded = record.and_then(|record| record.last_exit.as_ref()).map_or(0, |exit| exit.instance);
+        // An event may be ahead of the record. Beyond all that is known of, it is about a life whose record was lost.
+        let newest = seen.map_or(0, |instance| instance.number).max(recorded);
+        by_events.get(name).copied().filter(|run| *run <= newest).unwrap_or(recorded)
+    };
+    names.map(|name| (name.clone(), told(name))).collect()
 }
 
+const ENDED: &str = "Ended";
+const REMOVED: &str = "Removed";
+
 /// The events between two passes.
-pub fn between(before: &Snapshot, after: &Snapshot, remembered: &Remembered) -> Vec<News> {
+pub fn between(before: &Snapshot, after: &Snapshot, told: &mut Told) -> Vec<News> {
     let mut news = Vec::new();
     for (name, status) in &after.statuses {
         match before.statuses.get(name) {
             // The same value: nothing has happened to it.
             Some(known) if Arc::ptr_eq(known, status) => {}
-            // What ran before this controller did was told by the one before.
-            None if before.statuses.is_empty() && status.pid.is_some() => {}
-            Some(known) => changed(Some(known), known.last_exit.as_ref(), status, &mut news),
-            None => changed(None, remembered.get(name), status, &mut news),
+            // What ran before this controller did was told by the one before, but perhaps not what it had ended before that.
+            None if before.statuses.is_empty() && status.pid.is_some() => ended(status, told, &mut news),
+            known => changed(known.map(AsRef::as_ref), status, told, &mut news),
         }
     }
     for (name, _) in before.statuses.iter().filter(|(name, _)| !after.statuses.contains_key(*name)) {
-        news.push(News::normal(name, "Removed", "nothing is left of it"));
+        told.remove(name);
+        news.push(News::normal(name, REMOVED, "nothing is left of it"));
     }
     for found in after.diagnostics.iter().filter(|found| !before.diagnostics.contains(found)) {
         let (severity, reason) = match found.severity {
@@ -119,16 +142,25 @@ pub fn between(before: &Snapshot, after: &Snapshot, remembered: &Remembered) -> 
     news
 }
 
+/// Each end that has not been told yet.
+fn ended(now: &Status, told: &mut Told, news: &mut Vec<News>) {
+    let known = told.entry(now.name.clone()).or_insert(0);
+    for exit in now.earlier_exits.iter().chain(&now.last_exit) {
+        if exit.run > *known {
+            *known = exit.run;
+            let tell = if exit.code == 0 { News::normal } else { News::warning };
+            news.push(News { run: Some(exit.run), ..tell(&now.name, ENDED, exit.message.clone()) });
+        }
+    }
+}
+
 /// What has happened to one workload.
-fn changed(before: Option<&Status>, ended_before: Option<&LastExit>, now: &Status, news: &mut Vec<News>) {
+fn changed(before: Option<&Status>, now: &Status, told: &mut Told, news: &mut Vec<News>) {
     let name = &now.name;
     if before.is_none_or(|before| before.generation != now.generation) {
         news.push(News::normal(name, "Accepted", format!("generation {} of {}", now.generation, now.manifest)));
     }
-    if let Some(exit) = now.last_exit.as_ref().filter(|exit| ended_before != Some(exit)) {
-        let tell = if exit.code == 0 { News::normal } else { News::warning };
-        news.push(tell(name, "Ended", exit.message.clone()));
-    }
+    ended(now, told, news);
     let is_held_up =
         |status: &Status| status.condition(ConditionKind::Ready).is_some_and(|ready| ready.reason == HOST_BUSY);
     if is_held_up(now) && !before.is_some_and(is_held_up) {
@@ -174,11 +206,15 @@ fn changed(before: Option<&Status>, ended_before: Option<&LastExit>, now: &Statu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::parse;
+    use crate::model::exit::{Exit, Outcome};
+    use crate::model::time::Timestamp;
     use serde_json::json;
 
     fn status(phase: &str, ready: (&str, &str), last_exit: Option<u64>) -> Status {
-        let time = |at: u64| crate::model::time::Timestamp(at).to_string();
-        let exit = last_exit.map(|at| json!({"code": 137, "message": "ended", "started": null, "at": time(at)}));
+        let time = |at: u64| Timestamp(at).to_string();
+        let exit =
+            last_exit.map(|at| json!({"run": at, "code": 137, "message": "ended", "started": null, "at": time(at)}));
         let (reason, message) = ready;
         serde_json::from_value(json!({
             "name": "web", "kind": "job", "group": "", "phase": phase, "ready": false, "pid": null, "restarts": 0,
@@ -191,14 +227,13 @@ mod tests {
     }
 
     /// What is told by the second status after the first, or first of all.
-    fn told(before: Option<Status>, now: Status, remembered: Option<u64>) -> Vec<String> {
+    fn told_by(before: Option<Status>, now: Status, told: Option<u64>) -> Vec<String> {
         let snapshot = |status: Option<Status>| {
             let statuses = status.map(|status| (status.name.clone(), Arc::new(status))).into_iter().collect();
             Snapshot { statuses, ..Snapshot::default() }
         };
-        let exit = status("Pending", ("", ""), remembered).last_exit;
-        let remembered = exit.map(|exit| (now.name.clone(), exit)).into_iter().collect();
-        let news = between(&snapshot(before), &snapshot(Some(now)), &remembered);
+        let mut told = told.map(|run| (now.name.clone(), run)).into_iter().collect();
+        let news = between(&snapshot(before), &snapshot(Some(now)), &mut told);
         news.iter().map(|news| format!("{}: {}", news.reason, news.message)).collect()
     }
 
@@ -206,19 +241,51 @@ mod tests {
     fn a_job_that_begins_to_wait_for_a_quieter_host_is_told_once() {
         let busy = |message| status("Pending", (HOST_BUSY, message), None);
         let other = || status("Pending", ("Ended", "exited with code 1"), None);
-        assert_eq!(told(None, busy("90 %"), None), ["Accepted: generation 1 of web.yaml", "HostBusy: 90 %"]);
-        assert_eq!(told(Some(other()), busy("90 %"), None), ["HostBusy: 90 %"], "it was pending before");
-        assert_eq!(told(Some(busy("90 %")), busy("91 %"), None), [""; 0]);
+        assert_eq!(told_by(None, busy("90 %"), None), ["Accepted: generation 1 of web.yaml", "HostBusy: 90 %"]);
+        assert_eq!(told_by(Some(other()), busy("90 %"), None), ["HostBusy: 90 %"], "it was pending before");
+        assert_eq!(told_by(Some(busy("90 %")), busy("91 %"), None), [""; 0]);
     }
 
     #[test]
     fn an_end_that_nobody_has_told_is_told_by_the_controller_that_finds_it() {
         let now = || status("Pending", ("BackOff", "waits"), Some(7));
         let first = ["Accepted: generation 1 of web.yaml", "Ended: ended", "Pending: waits"];
-        assert_eq!(told(None, now(), None), first);
-        assert_eq!(told(None, now(), Some(6)), first, "the one before was told by the controller before");
-        assert_eq!(told(None, now(), Some(7)), [first[0], first[2]]);
-        assert_eq!(told(Some(now()), now(), None), [""; 0]);
-        assert_eq!(told(Some(now()), status("Pending", ("BackOff", "waits"), Some(8)), Some(7)), ["Ended: ended"]);
+        assert_eq!(told_by(None, now(), None), first);
+        assert_eq!(told_by(None, now(), Some(6)), first, "the one before was told by the controller before");
+        assert_eq!(told_by(None, now(), Some(7)), [first[0], first[2]]);
+        assert_eq!(told_by(Some(now()), now(), Some(7)), [""; 0]);
+        assert_eq!(told_by(Some(now()), status("Pending", ("BackOff", "waits"), Some(8)), Some(7)), ["Ended: ended"]);
+    }
+
+    #[test]
+    fn each_end_is_told_once_however_many_there_were() {
+        let exit = |run| status("Pending", ("", ""), Some(run)).last_exit.unwrap();
+        let now = || Status { earlier_exits: vec![exit(5), exit(6)], ..status("Running", ("", ""), Some(7)) };
+        assert_eq!(told_by(None, now(), Some(7)), ["Accepted: generation 1 of web.yaml", "Started: "]);
+        assert_eq!(told_by(None, now(), Some(5))[1..3], ["Ended: ended", "Ended: ended"]);
+        // It runs again as a controller begins that has nothing else to tell of it.
+        let runs = Status { pid: Some(9), ..now() };
+        assert_eq!(told_by(None, runs, Some(6)), ["Ended: ended"]);
+    }
+
+    #[test]
+    fn what_the_last_controller_has_told_is_known_by_its_events() {
+        let web: Name = "web".parse().unwrap();
+        let records = |recorded| {
+            let (spec, origin) = parse("web.yaml", b"command: a").workloads.remove(0);
+            let exit = Exit { instance: recorded, outcome: Outcome::Lost, started: None, at: Timestamp(0) };
+            [(web.clone(), Record { last_exit: Some(exit), ..Record::new(spec, origin) })].into()
+        };
+        let event = |reason: &str, run| {
+            let (workload, reason) = (Some("web".parse().unwrap()), reason.to_owned());
+            let (severity, message, at) = (Severity::Normal, String::new(), Timestamp(0));
+            Event { sequence: 1, severity, workload, reason, message, run, count: 1, first: at, last: at }
+        };
+        let known = |recorded, events: &[Event]| told(&records(recorded), &BTreeMap::new(), events)[&web];
+        assert_eq!(known(7, &[]), 7, "events that have scrolled away told of it");
+        assert_eq!(known(7, &[event("Ended", Some(6))]), 6, "the event of the last end was lost");
+        assert_eq!(known(7, &[event("Ended", None)]), 7, "an event of an older version");
+        assert_eq!(known(1, &[event("Ended", Some(6)), event("Removed", None)]), 1, "another life");
+        assert_eq!(known(1, &[event("Ended", Some(6))]), 1, "a life whose record was lost");
     }
 }

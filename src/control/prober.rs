@@ -7,6 +7,7 @@
 //! Guarantees: one try of a probe at a time; at most so many in all as [`TRIES`] says; probes that hang wait for each other, not others
 //! for them; a run that is being ended is not asked any more.
 
+use super::Controller;
 use super::places::{Bounds, Pace, Places};
 use super::state::State;
 use crate::host::{Ask, Host};
@@ -34,23 +35,42 @@ const AGE_UNKNOWN: Duration = Duration::from_hours(24 * 365);
 /// A run to ask.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Probed {
-    instance: u64,
+    pub instance: u64,
     pid: u32,
     /// When its command began.
     born: Option<Steady>,
     network: Network,
     env: BTreeMap<String, String>,
-    probes: Arc<Probes>,
+    pub probes: Arc<Probes>,
 }
 
 impl Probed {
-    fn is_same_run(&self, other: &Probed) -> bool {
+    pub fn is_same_run(&self, other: &Probed) -> bool {
         (self.instance, self.pid) == (other.instance, other.pid)
+    }
+
+    /// How long its command has been running.
+    pub fn age(&self, now: Steady) -> Duration {
+        self.born.map_or(AGE_UNKNOWN, |born| now.since(born))
+    }
+
+    /// Its answers, none given yet. Whatever began before `asker` did was begun by another controller.
+    pub fn tally(&self, name: &Name, now: Steady, asker: Steady, entropy: u64) -> Tally {
+        let adopted = self.born.is_none_or(|born| born < asker);
+        let run = Run { instance: self.instance, pid: self.pid, age: self.age(now), adopted };
+        Tally::new(name, run, &self.probes, entropy)
     }
 }
 
 /// Everyone to ask.
 pub type Wanted = BTreeMap<Name, Arc<Probed>>;
+
+impl Controller {
+    /// Whom to ask as of the last pass, and where what they say is put up.
+    pub fn probed(&self) -> (Arc<Wanted>, Arc<Board>) {
+        (Arc::clone(&self.probed.borrow()), Arc::clone(&self.board))
+    }
+}
 
 /// Says whom to ask from now on, if that has changed.
 pub(super) fn tell(probed: &cell::Sender<Arc<Wanted>>, state: &State) {
@@ -113,14 +133,17 @@ impl Board {
         self.entries().get(name).map(|(_, statuses)| statuses.clone()).unwrap_or_default()
     }
 
-    fn post(&self, name: &Name, standing: &Standing, statuses: Vec<ProbeStatus>) {
+    /// Puts up where a run stands. Answers whether that calls for something else than before; then the bell rings.
+    pub fn post(&self, name: &Name, standing: &Standing, statuses: Vec<ProbeStatus>) -> bool {
         let before = self.entries().insert(name.clone(), (standing.clone(), statuses));
-        if before.is_none_or(|(before, _)| !before.agrees_with(standing)) {
+        let changed = before.is_none_or(|(before, _)| !before.agrees_with(standing));
+        if changed {
             self.bell.notify_one();
         }
+        changed
     }
 
-    fn remove(&self, name: &Name) {
+    pub fn remove(&self, name: &Name) {
         self.entries().remove(name);
     }
 }
@@ -190,12 +213,10 @@ impl Prober {
     /// Asks one run, for as long as it is wanted.
     async fn follow(self, name: Name, mut probed: cell::Receiver<Arc<Probed>>) {
         let mut asked = Arc::clone(&probed.borrow_and_update());
-        let age = asked.born.map_or(AGE_UNKNOWN, |born| self.host.steady().since(born));
-        let adopted = asked.born.is_none_or(|born| born < self.began);
-        let run = Run { instance: asked.instance, pid: asked.pid, age, adopted };
-        let begun = Instant::now();
+        let now = self.host.steady();
+        let (begun, age) = (Instant::now(), asked.age(now));
         let born = self.host.now().minus(age);
-        let mut tally = Tally::new(&name, run, &asked.probes, self.entropy);
+        let mut tally = asked.tally(&name, now, self.began, self.entropy);
         // How long the last try of each took; a workload that hangs is likely to hang again.
         let mut paces: BTreeMap<ProbeKind, Pace> = BTreeMap::new();
         let (answer, mut answers) = mpsc::channel(ProbeKind::ALL.len());

@@ -130,7 +130,8 @@ fn last_move(grant: &Grant) -> Option<LastMove> {
 }
 
 pub fn last_exit(exit: &Exit) -> LastExit {
-    LastExit { code: exit.outcome.code(), message: exit.outcome.to_string(), started: exit.started, at: exit.at }
+    let Exit { instance, outcome, started, at } = exit;
+    LastExit { run: *instance, code: outcome.code(), message: outcome.to_string(), started: *started, at: *at }
 }
 
 /// The limit in bytes that the kernel holds it to, or will.

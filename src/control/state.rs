@@ -76,6 +76,8 @@ pub struct State {
     pub utilisation_percent: Option<u8>,
     /// Whether the controller is ending and takes its workloads with it.
     pub shutdown: Option<Shutdown>,
+    /// When this controller began.
+    pub since: Steady,
     cpu_times: Option<CpuTimes>,
     /// What the rebalancer proposes and has not been taken up, or is being carried out.
     pub(super) moves: Vec<Move>,
@@ -115,6 +117,7 @@ impl State {
             trouble: None,
             utilisation_percent: None,
             shutdown: None,
+            since: Steady::default(),
             cpu_times: None,
             moves: Vec::new(),
             rebalances: options.balance.mode == Mode::On,
@@ -153,6 +156,7 @@ impl State {
             job_threshold_percent: self.job_threshold_percent,
             shutdown: self.shutdown,
             clock: now.of_boot(&self.machine.boot_id),
+            since: self.since,
             entropy: self.entropy,
         }
     }

@@ -148,6 +148,15 @@ impl Clock<'_> {
         self.steady.since(Steady(0))
     }
 
+    /// Whether one moment came after another. Whatever is of this boot came after everything that is not.
+    pub fn is_later(&self, moment: &Moment, other: &Moment) -> bool {
+        match (moment.steady(self.boot), other.steady(self.boot)) {
+            (Some(moment), Some(other)) => moment > other,
+            (None, None) => moment.wall > other.wall,
+            (here, _) => here.is_some(),
+        }
+    }
+
     /// How long ago it was.
     pub fn since(&self, moment: &Moment) -> Duration {
         match moment.steady(self.boot) {
@@ -240,6 +249,16 @@ mod tests {
             assert_eq!((clock.left(&began, 8 * SECOND), clock.left(&began, 7 * SECOND)), (Some(SECOND), None));
             assert_eq!(clock.here(&began), began);
         }
+    }
+
+    #[test]
+    fn what_is_of_this_boot_came_later_than_all_that_is_not() {
+        let (before, now) = (clock("a", 50_000, 900), clock("b", 10_000, 60));
+        let (early, late) = (clock("b", 20_000, 10).now(), clock("b", 5_000, 20).now());
+        assert!(now.is_later(&late, &early) && !now.is_later(&early, &late), "within a boot nobody asks the wall");
+        assert!(now.is_later(&early, &before.now()) && !now.is_later(&before.now(), &early));
+        assert!(now.is_later(&before.now(), &clock("a", 40_000, 950).now()), "of other boots there is the wall");
+        assert!(!now.is_later(&early, &early));
     }
 
     #[test]

@@ -121,6 +121,7 @@ mod tests {
             finished: false,
             stopping: Some(Stopping {
                 since: Moment { wall: Timestamp(1), reading: None },
+                decided: None,
                 asked: true,
                 killed: None,
                 reason: "web.yaml was deleted".to_owned(),
@@ -189,6 +190,7 @@ mod tests {
             workload: "web".parse().ok(),
             reason: "Throttled".to_owned(),
             message: "web was throttled for 12 s".to_owned(),
+            run: None,
             count: 3,
             first: Timestamp(1_795_464_000_000),
             last: Timestamp(1_795_464_785_042),

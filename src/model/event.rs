@@ -19,6 +19,9 @@ pub struct Event {
     pub reason: String,
     /// A sentence for people, with the numbers.
     pub message: String,
+    /// Of an end, the newest run whose it is: by this a later controller knows which ends are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u64>,
     pub count: u32,
     #[serde(with = "rfc3339")]
     pub first: Timestamp,
@@ -39,11 +42,19 @@ pub struct News {
     pub workload: Option<Name>,
     pub reason: &'static str,
     pub message: String,
+    /// Of an end, the run whose it is.
+    pub run: Option<u64>,
 }
 
 impl News {
     pub fn normal(workload: &Name, reason: &'static str, message: impl Into<String>) -> News {
-        News { severity: Severity::Normal, workload: Some(workload.clone()), reason, message: message.into() }
+        News {
+            severity: Severity::Normal,
+            workload: Some(workload.clone()),
+            reason,
+            message: message.into(),
+            run: None,
+        }
     }
 
     pub fn warning(workload: &Name, reason: &'static str, message: impl Into<String>) -> News {
@@ -52,12 +63,12 @@ impl News {
 
     /// A warning about no workload in particular.
     pub fn of_host(reason: &'static str, message: impl Into<String>) -> News {
-        News { severity: Severity::Warning, workload: None, reason, message: message.into() }
+        News { severity: Severity::Warning, workload: None, reason, message: message.into(), run: None }
     }
 
     /// Whether an event tells the same.
     pub fn is_again(&self, event: &Event) -> bool {
-        let News { severity, workload, reason, message } = self;
+        let News { severity, workload, reason, message, run: _ } = self;
         event.severity == *severity
             && event.workload == *workload
             && event.reason == *reason

@@ -6,6 +6,8 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The longest a `missed: skip` run may be late if the manifest does not say: a pass, a restart of the controller or a moment without
@@ -95,7 +97,29 @@ fn zone(name: &str) -> Result<TimeZone, ScheduleError> {
     TimeZone::get(name).map_err(|_| ScheduleError::TimeZone)
 }
 
+/// Expressions that have been read, so that a pass over many schedules reads none anew. As many as a host has that is run by the calendar.
+const READ_MAX: usize = 64;
+
+thread_local! {
+    static READ: RefCell<BTreeMap<String, Cron>> = const { RefCell::new(BTreeMap::new()) };
+}
+
 fn parse(text: &str) -> Result<Cron, ScheduleError> {
+    let known = READ.with_borrow(|read| read.get(text).cloned());
+    if let Some(cron) = known {
+        return Ok(cron);
+    }
+    let cron = parse_anew(text)?;
+    READ.with_borrow_mut(|read| {
+        if read.len() >= READ_MAX {
+            read.clear();
+        }
+        read.insert(text.to_owned(), cron.clone());
+    });
+    Ok(cron)
+}
+
+fn parse_anew(text: &str) -> Result<Cron, ScheduleError> {
     // Both a day of the month and a day of the week: either, as cron has always read it.
     let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).dom_and_dow(false).build();
     parser.parse(text).map_err(|error| ScheduleError::Cron(error.to_string().trim_end_matches('.').to_owned()))

@@ -4,7 +4,7 @@
 //! kernel. The database may be a moment behind; the record a run is started from lies beside the run before anything runs, and the
 //! newer of the two counts.
 
-use super::clock::Moment;
+use super::clock::{Clock, Moment};
 use super::cpuset::CpuSet;
 use super::exit::Exit;
 use super::gpu::GpuLease;
@@ -15,6 +15,7 @@ use super::time::Timestamp;
 use super::units::{Bytes, MilliCpu};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One workload's record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,10 @@ pub struct Record {
     /// The last good spec: what runs, or should. Shared: it is passed on a lot and never changed.
     pub spec: Arc<Spec>,
     pub origin: Origin,
+    /// Since when it is known: tells this life of its name from those before, whose manifests were deleted. None in older records, which
+    /// nothing tells apart but their run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_since: Option<Moment>,
     /// Counts accepted changes of the spec, from 1.
     pub generation: u64,
     /// Counts runs, from 1; 0 before the first.
@@ -30,6 +35,9 @@ pub struct Record {
     /// When the newest run was begun, as long as nothing is known of its end.
     #[serde(default)]
     pub begun: Option<Moment>,
+    /// Whether that run is known to have been made: then it has ended if nothing of it is left, and not just never begun.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub made: bool,
     /// The CPUs and GPUs set aside, while it runs or is about to.
     pub grant: Option<Grant>,
     /// The ids its user namespace maps. Kept for as long as the workload is known, so that nobody else meets files it may have left.
@@ -150,6 +158,9 @@ impl Origin {
 pub struct Stopping {
     /// When the stop signal was sent, or was about to be.
     pub since: Moment,
+    /// When it was decided on, as the wall had it: what ended before has ended by itself. None in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided: Option<Timestamp>,
     /// Whether it is known to have been sent. Known before as soon as it was decided on.
     #[serde(default = "asked")]
     pub asked: bool,
@@ -168,15 +179,31 @@ fn asked() -> bool {
     true
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's `skip_serializing_if` passes a reference")]
+fn is_false(what: &bool) -> bool {
+    !what
+}
+
+/// An end that was decided on so much later than it happened was not unseen for so long: the clock was set in between. Looks follow an end
+/// within milliseconds, or seconds on a host that is out of breath; a controller that begins looks before it decides anything.
+const UNSEEN_MAX: Duration = Duration::from_secs(30);
+
 impl Stopping {
     /// One that begins with the stop signal.
     pub fn by_asking(now: Moment, reason: String) -> Stopping {
-        Stopping { since: now, asked: false, killed: None, reason, timed_out: false, failed: None }
+        let decided = Some(now.wall);
+        Stopping { since: now, decided, asked: false, killed: None, reason, timed_out: false, failed: None }
     }
 
     /// One that begins with its end.
     pub fn by_force(now: Moment, reason: String) -> Stopping {
-        Stopping { since: now.clone(), asked: true, killed: Some(now), reason, timed_out: false, failed: None }
+        let (since, decided) = (now.clone(), Some(now.wall));
+        Stopping { since, decided, asked: true, killed: Some(now), reason, timed_out: false, failed: None }
+    }
+
+    /// Whether a run had ended when it was decided to end it: then it did so by itself.
+    pub fn came_late(&self, exit: &Exit) -> bool {
+        self.decided.is_some_and(|decided| exit.at < decided && decided.since(exit.at) <= UNSEEN_MAX)
     }
 }
 
@@ -216,6 +243,22 @@ pub struct Requested {
 pub const EARLIER_EXITS_MAX: usize = 9;
 
 impl Record {
+    /// Which of two speaks for a workload: what is stored, or what its newest run was started from. Within a life the later run counts. A disk
+    /// that takes nothing keeps the record of a life that is over, which says nothing about the one that came after, however many runs it
+    /// counts.
+    pub fn in_force<'a>(
+        stored: Option<&'a Record>,
+        started_as: Option<&'a Record>,
+        clock: &Clock<'_>,
+    ) -> Option<&'a Record> {
+        let (Some(stored), Some(started_as)) = (stored, started_as) else { return stored.or(started_as) };
+        let is_newer = match (&stored.known_since, &started_as.known_since) {
+            (Some(stored), Some(started)) if stored != started => clock.is_later(started, stored),
+            _ => stored.instance < started_as.instance,
+        };
+        Some(if is_newer { started_as } else { stored })
+    }
+
     /// Whether nothing is to follow what has ended: another try would do a second time what is done, or has been given up.
     pub fn is_over(&self) -> bool {
         self.finished || self.scheduled.as_ref().is_some_and(|scheduled| scheduled.due.is_none())
@@ -233,9 +276,11 @@ impl Record {
         Record {
             spec,
             origin,
+            known_since: None,
             generation: 1,
             instance: 0,
             begun: None,
+            made: false,
             grant: None,
             ids: None,
             restarts: 0,

@@ -73,6 +73,9 @@ pub enum ConditionKind {
 /// How the last run ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
+    /// Which run it was, counted from 1 over the life of the workload.
+    #[serde(default)]
+    pub run: u64,
     /// As a shell would show it.
     pub code: i32,
     pub message: String,

@@ -76,6 +76,8 @@ pub struct Input<'a> {
     pub moves: Option<&'a [Move]>,
     /// The time on the wall is for schedules and for people; whatever waits goes by the other.
     pub clock: Clock<'a>,
+    /// When this controller began: before that nobody took a step.
+    pub since: Steady,
     /// Drawn once for each controller, for jitter.
     pub entropy: u64,
 }
@@ -273,10 +275,8 @@ pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foregro
 fn ledger(input: &Input<'_>) -> Ledger {
     let mut ledger = Ledger::of(&input.machine.topology);
     for name in names(input) {
-        let recorded = input.records.get(&name);
-        let instance = input.observed.get(&name).and_then(|seen| seen.instance.as_ref());
-        let started_as = instance.and_then(|instance| instance.record.as_ref());
-        let Some(record) = recorded.or(started_as) else { continue };
+        let started_as = input.observed.get(&name).and_then(Observed::started_as);
+        let Some(record) = Record::in_force(input.records.get(&name), started_as, &input.clock) else { continue };
         if let Some(ids) = record.ids {
             ledger.put_ids(ids);
         }

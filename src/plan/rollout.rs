@@ -11,10 +11,11 @@
 //!
 //! Guarantees: no more than `maxUnavailable` replicas are missing because of an update; only an edit brings back what was refused; an edit
 //! that needs no new process reaches all replicas at once; every replica that has what is wanted while others have not can be judged and
-//! put back, one that is new included; a restart of the host speaks against no update.
+//! put back, one that is new included; neither a restart of the host nor time without a controller speaks against an update.
 
 use super::Input;
 use super::lifecycle::{began, replacement_reasons};
+use crate::model::clock::Moment;
 use crate::model::desired::Wanted;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::name::Name;
@@ -107,14 +108,15 @@ impl Group<'_> {
 
     /// What the others had before an update that is not over, as a replica without a past would have had it.
     fn good_for(&self, member: &Member<'_>) -> Option<Wanted> {
+        let own = &member.wanted.spec;
         let (good, origin) = self.members.iter().find_map(|member| {
-            let record = member.record?;
+            // A job has no replicas, and a service is no update of it.
+            let record = member.record.filter(|record| record.spec.kind == own.kind)?;
             Some(match &record.rollout {
                 Some(Rollout { previous, origin, .. }) => (previous, origin),
                 None => (&record.spec, &record.origin),
             })
         })?;
-        let own = &member.wanted.spec;
         let spec = Spec { name: own.name.clone(), replica: own.replica.clone(), ..good.as_ref().clone() };
         Some(Wanted { spec: Arc::new(spec), origin: origin.clone() })
     }
@@ -234,6 +236,13 @@ impl Turn<'_, '_> {
         left.is_none()
     }
 
+    /// For how long something could be done about it. After a reboot the others come up as well, and without a controller nobody starts what
+    /// has failed, or hears that it is ready: it has its whole time again.
+    fn helped_since(&self, turn: &Moment) -> Duration {
+        let clock = self.input.clock;
+        clock.up_since(turn).min(clock.steady.since(self.input.since))
+    }
+
     /// Why a replica that has its new process is no good, if it is not.
     fn failure(&mut self, member: &Member<'_>, arrived: bool) -> Option<Refused> {
         // One that an edit has overtaken gets its next chance before it is judged.
@@ -245,8 +254,9 @@ impl Turn<'_, '_> {
             format!("{} {}", member.name, exit.outcome)
         } else if arrived {
             return None;
-        } else if let Some(left) = deadline.checked_sub(clock.up_since(&rollout.since)).filter(|left| !left.is_zero()) {
-            // After a reboot the others come up as well: it has its whole time again.
+        } else if let Some(left) =
+            deadline.checked_sub(self.helped_since(&rollout.since)).filter(|left| !left.is_zero())
+        {
             self.wake_in(left);
             return None;
         } else {

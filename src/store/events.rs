@@ -52,6 +52,7 @@ mod tests {
             workload: None,
             reason: "Test".to_owned(),
             message: String::new(),
+            run: None,
             count: 1,
             first: Timestamp(1),
             last: Timestamp(2),

@@ -22,13 +22,12 @@ pub(super) fn accept(
     course: Option<&Course>,
     clock: &Clock<'_>,
 ) -> Option<(Record, bool)> {
-    // A run the database has not heard of yet: the controller was killed between starting it and writing that down.
-    let started_as = seen.instance.as_ref().and_then(|instance| instance.record.as_ref());
-    let newer = started_as.filter(|started| record.is_none_or(|record| record.instance < started.instance));
-    // Whether it is to be deleted has nothing to do with its runs.
-    let deletion = record.or(newer).and_then(|record| record.deletion);
-    let newest = newer.or(record).map(|record| Record { deletion, ..record.clone() });
-    let Some(mut record) = newest else {
+    // There may be a run the database has not heard of yet: the controller was killed between starting it and writing that down.
+    let newest = Record::in_force(record, seen.started_as(), clock);
+    // Whether it is to be deleted has nothing to do with its runs, and nothing with an earlier life.
+    let stored = record.filter(|record| newest.is_some_and(|newest| record.known_since == newest.known_since));
+    let deletion = stored.or(newest).and_then(|record| record.deletion);
+    let Some(mut record) = newest.map(|record| Record { deletion, ..record.clone() }) else {
         let (Wanted { spec, origin }, refused) = match course {
             Some(Course::Join(good, refused)) => (good.as_ref(), Some(refused.clone())),
             _ => (wanted?, None),
@@ -40,7 +39,8 @@ pub(super) fn accept(
             }
             _ => None,
         };
-        return Some((Record { rollout, refused, ..Record::new(Arc::clone(spec), origin.clone()) }, true));
+        let (new, known_since) = (Record::new(Arc::clone(spec), origin.clone()), Some(clock.now()));
+        return Some((Record { known_since, rollout, refused, ..new }, true));
     };
     let Some(Wanted { spec, origin }) = wanted else { return Some((record, false)) };
     // A manifest that is back takes every consent with it.
@@ -90,6 +90,8 @@ fn follow(record: &mut Record, wanted: &Arc<Spec>, course: Option<&Course>, cloc
             (record.failures, record.failed_tries, record.retry_at, record.finished) = (0, 0, None, false);
             return Some(true);
         }
+        // What was a job is no service to go back to.
+        Some(Course::Move) if record.spec.kind != wanted.kind => record.rollout = None,
         Some(Course::Move) => {
             // What was good before the first of several edits is what to go back to.
             let (previous, origin) = match record.rollout.take() {

@@ -117,22 +117,35 @@ impl Case<'_, '_> {
     }
 
     /// Neither a process nor a group nor a trace of it is seen. What was begun under another boot has ended with that, and where its traces
-    /// were on a tmpfs nothing else tells. What was begun under this one has left no trace because it never began: a controller was killed
+    /// were on a tmpfs nothing else tells. What was made under this one has ended too, and somebody has removed its traces: that must not undo
+    /// what its restart policy says. What is not known to have been made has left no trace because it never began: a controller was killed
     /// between remembering a start and making it.
     pub(super) fn nothing_is_left(&mut self) {
-        let clock = self.input.clock;
-        let Some(begun) = self.record.begun.take().filter(|begun| begun.is_of_another_boot(clock.boot)) else { return };
+        let (clock, made) = (self.input.clock, self.record.made);
+        let Some(begun) = self.record.begun.take() else { return };
         // When it ended nobody knows; when this boot began it had. No earlier than it began, whatever was done to the clock.
-        let (started, at) = (Some(begun.wall), clock.boot().wall.max(begun.wall));
-        let exit = Exit { instance: self.record.instance, outcome: Outcome::HostRestarted, started, at };
+        let (outcome, at) = if begun.is_of_another_boot(clock.boot) {
+            (Outcome::HostRestarted, clock.boot().wall.max(begun.wall))
+        } else if made {
+            (Outcome::Lost, clock.wall.max(begun.wall))
+        } else {
+            // The time it was for is still to be kept, unless this was another try.
+            if let Some(due) = self.record.scheduled.as_mut().and_then(|scheduled| scheduled.due.as_mut()) {
+                due.begun = self.record.failed_tries > 0;
+            }
+            return;
+        };
+        let exit = Exit { instance: self.record.instance, outcome, started: Some(begun.wall), at };
         if self.record.last_exit.as_ref().is_none_or(|last| last.instance < exit.instance) {
             self.conclude(&Observed::default(), &exit);
         }
     }
 
     pub(super) fn conclude(&mut self, seen: &Observed, exit: &Exit) {
-        let (stopping, ran) = (self.record.stopping.take(), self.ran(seen, exit));
-        self.record.begun = None;
+        let ran = self.ran(seen, exit);
+        // What ended before anybody decided on its end has ended by itself.
+        let stopping = self.record.stopping.take().filter(|stopping| !stopping.came_late(exit));
+        (self.record.begun, self.record.made) = (None, false);
         let mut exit = exit.clone();
         if stopping.as_ref().is_some_and(|stopping| stopping.killed.is_some())
             && matches!(exit.outcome, Outcome::Lost | Outcome::OutOfMemory)
@@ -197,8 +210,13 @@ impl Case<'_, '_> {
         was.is_some_and(|was| !replacement_reasons(&was.spec, &self.record.spec).is_empty())
     }
 
+    /// Whether it has failed more often than its manifest allows by now.
+    pub(super) fn is_out_of_tries(&self) -> bool {
+        self.record.spec.job.retries.at().is_some_and(|retries| self.record.failed_tries > retries)
+    }
+
     /// Its task is over: for good, or until its next time comes.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.release();
         match &mut self.record.scheduled {
             Some(scheduled) => scheduled.due = scheduled.due.take().filter(|due| !due.begun),

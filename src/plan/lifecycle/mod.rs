@@ -195,6 +195,8 @@ impl Case<'_, '_> {
 
     /// It runs, or is about to.
     fn alive(mut self, instance: &Instance) -> Decision {
+        // A controller may have been killed between making it and remembering that.
+        self.record.made = self.record.begun.is_some();
         if self.record.stopping.is_some() {
             return self.stopping(instance);
         }
@@ -292,6 +294,11 @@ impl Case<'_, '_> {
             return self.act(Phase::Pending, act, reason);
         }
         self.record.stopping = None;
+        if self.target == Target::Run && !self.record.finished && self.is_out_of_tries() {
+            // Its manifest allows fewer tries than it has made by now.
+            self.record.retry_at = None;
+            self.finish();
+        }
         match self.target {
             Target::Gone => {
                 let reason = format!("{} and nothing of it runs", self.gone());

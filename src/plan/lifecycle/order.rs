@@ -49,9 +49,15 @@ impl Case<'_, '_> {
 
     fn is_there(&self, name: &Name, spec: &Spec) -> bool {
         match spec.kind {
-            Kind::Service => self.ready.contains(name),
+            Kind::Service => self.ready.contains(name) || self.is_over_and_well(name),
             Kind::Job => self.input.records.get(name).is_some_and(|record| self.is_completed(name, record)),
         }
+    }
+
+    /// Whether a service has ended well and is not to run again: it will never be ready, and what it was there for is done. Whoever comes after
+    /// it would wait for ever.
+    fn is_over_and_well(&self, name: &Name) -> bool {
+        self.input.records.get(name).is_some_and(|record| record.finished && self.is_completed(name, record))
     }
 
     /// Whether a job has done what its manifest says now. One with a schedule has if its last run succeeded.

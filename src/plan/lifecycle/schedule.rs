@@ -41,6 +41,11 @@ impl Case<'_, '_> {
             scheduled.handled = now;
         }
         let alive = seen.instance.as_ref().is_some_and(|Instance { life, .. }| !matches!(life, Life::Ended(_)));
+        // A start that only seemed to fail: what it was made for has begun, and is not to give way to itself.
+        let made_for = seen.started_as().and_then(|record| record.scheduled.as_ref()?.due.as_ref());
+        if let (Some(due), Some(made_for)) = (&mut scheduled.due, made_for) {
+            due.begun |= due.at == made_for.at;
+        }
         match schedule.next_after(scheduled.handled) {
             Ok(next) if next <= now => self.arrive(&schedule, &mut scheduled, next, alive),
             Ok(_) => {}
@@ -85,7 +90,8 @@ impl Case<'_, '_> {
 
     /// Whether a run that is under way has to make room for the next.
     pub(super) fn is_superseded(&self) -> bool {
-        self.due().is_some_and(|due| !due.begun)
+        let concurrency = self.record.spec.job.schedule.as_ref().map(|schedule| schedule.concurrency);
+        concurrency == Some(Concurrency::Replace) && self.due().is_some_and(|due| !due.begun)
     }
 
     /// Whether nothing is due.

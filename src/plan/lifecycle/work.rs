@@ -47,16 +47,20 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
     }
     plan.wake_at = earliest(plan.wake_at, wake_at);
     let generation = record.as_ref().map_or(0, |record| record.generation);
-    let last_exit = record.as_ref().and_then(|record| record.last_exit.clone());
+    // How it ended is known even while it cannot be looked at.
+    let last_exit = record.as_ref().or_else(|| input.records.get(&name)).and_then(|record| record.last_exit.clone());
     if let (Some((act, reason)), false) = (work, input.busy.contains(&name)) {
-        let done = record.as_ref().filter(|_| matches!(act, Act::Stop { .. })).map(asked);
-        let failed = match act {
-            Act::Start { .. } => record.as_ref().map(not_begun),
-            Act::Resize { .. } | Act::Restore { .. } => {
-                record.as_ref().and_then(|record| balance::unmoved(record, input.records.get(&name)))
-            }
+        let before = input.records.get(&name);
+        let done = record.as_ref().and_then(|record| match act {
+            Act::Stop { .. } => Some(asked(record)),
+            Act::Start { .. } => Some(Record { made: true, ..record.clone() }),
             _ => None,
-        };
+        });
+        let failed = record.as_ref().and_then(|record| match act {
+            Act::Start { .. } => Some(not_begun(record, before)),
+            Act::Resize { .. } | Act::Restore { .. } => balance::unmoved(record, before),
+            _ => None,
+        });
         let record = record.filter(|record| input.records.get(&name) != Some(record) && act != Act::Forget);
         if record.is_some() || act != Act::Remember {
             plan.work.push(Work { name: name.clone(), record, act, reason, done, failed });
@@ -78,9 +82,15 @@ fn ends_it(input: &Input<'_>, name: &Name, record: Option<&Record>, work: Option
     }
 }
 
-/// A start that fails takes away what it made: there was no such run, and a reboot has not ended it.
-fn not_begun(record: &Record) -> Record {
-    Record { begun: None, ..record.clone() }
+/// A start that fails takes away what it made: there was no such run, a reboot has not ended it, and the time it was for is still to be kept,
+/// or left out if it takes too long.
+fn not_begun(record: &Record, before: Option<&Record>) -> Record {
+    let mut record = Record { begun: None, made: false, ..record.clone() };
+    if let Some(due) = record.scheduled.as_mut().and_then(|scheduled| scheduled.due.as_mut()) {
+        // Begun all the same if this was another try.
+        due.begun = before.and_then(|before| before.scheduled.as_ref()?.due.as_ref()).is_some_and(|known| known == due);
+    }
+    record
 }
 
 /// A signal that is sent is not sent again: for many programs a second one means to end without delay.

@@ -56,6 +56,31 @@ fn a_run_the_database_has_not_heard_of_is_adopted() {
 }
 
 #[test]
+fn a_record_that_a_full_disk_has_kept_speaks_for_no_later_life() {
+    let mut world = World::new(4);
+    world.file("web.yaml", "command: a\ngpu: true").settle();
+    // It runs often, then its manifest goes; the disk still says that it is being stopped, and with which GPU, when it comes back.
+    for _ in 0..3 {
+        world.exit_code("web", 1);
+        world.settle();
+        world.sleep().settle();
+    }
+    world.files.clear();
+    world.settle();
+    let stale = world.records.clone();
+    world.exit_code("web", 0);
+    world.settle();
+    assert!(world.records.is_empty());
+    world.after(1).file("web.yaml", "command: a\ngpu: true").settle();
+    let newer = std::mem::replace(&mut world.records, stale);
+    insta::assert_snapshot!(world.settle(), @"
+    web: remember (as it should be)
+      web Running Ready=true Running: pid 100
+    ");
+    assert_eq!(world.records, newer, "the run that is there is of a later life");
+}
+
+#[test]
 fn leftovers_of_a_crash_are_cleared_before_a_start() {
     let mut world = World::new(4);
     let mut leave = |name: &str, seen| world.observed.insert(name.parse().unwrap(), seen);

@@ -14,6 +14,7 @@ mod probes;
 mod properties;
 mod reboots;
 mod rollouts;
+mod seeds;
 mod world;
 
 use world::World;

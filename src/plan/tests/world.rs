@@ -46,6 +46,8 @@ pub struct World {
     pub moves: Option<Vec<Move>>,
     pub now: Timestamp,
     pub steady: Steady,
+    /// When the controller began.
+    pub since: Steady,
 }
 
 impl World {
@@ -94,6 +96,7 @@ impl World {
             moves: None,
             now: Timestamp(1_000_000),
             steady: Steady(100_000),
+            since: Steady(0),
         }
     }
 
@@ -127,6 +130,7 @@ impl World {
             shutdown: self.shutdown,
             clock: Clock { wall: self.now, steady: self.steady, boot: &self.machine.boot_id },
             moves: self.moves.as_deref(),
+            since: self.since,
             entropy: 0,
         })
     }
