@@ -1,7 +1,7 @@
 //! Where workloads go: which CPUs, which GPUs, or why not yet. Pure, integers only.
 //!
 //! Problem: give each workload CPUs and devices so that promises hold (requests fit, exclusive is exclusive) and neighbours on the same
-//! core or cache disturb each other as little as possible.
+//! core or cache disturb each other as little as possible ([`objective`]).
 //! Approach: one workload at a time against a ledger of what the others hold; a grant that is still good is kept, so that nothing moves
 //! because something unrelated changed.
 //! Terms: *claim*, what a workload is expected to use (its limit, else its request); *pool*, the CPUs that are nobody's exclusively;
@@ -13,6 +13,8 @@ mod admit;
 pub mod cpu;
 pub mod gpu;
 pub mod ids;
+mod layout;
+pub mod objective;
 pub mod rebalance;
 mod wear;
 
@@ -23,17 +25,18 @@ use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::record::{Grant, Requested};
 use crate::model::spec::{CpuClass, Resources, Spec};
-use crate::model::topology::{Domain, Topology};
+use crate::model::topology::Topology;
+use layout::Layout;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use wear::Wear;
 
 /// What every placed workload holds.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     holdings: BTreeMap<Name, Holding>,
-    /// The machine's groups of CPUs, worked out once for many placements.
-    domains: Vec<Domain>,
-    /// What is expected of each CPU, and for how many pinned workloads, kept so that a placement does not ask every workload.
+    /// What is expected of each CPU and of each group of CPUs, kept so that a placement does not ask every workload.
     wear: Wear,
     /// Of every workload that is known, whether it runs or not.
     ids: BTreeSet<IdRange>,
@@ -41,6 +44,8 @@ pub struct Ledger {
     fenced: CpuSet,
     memory_requested: u128,
     pool_requested: u64,
+    /// How many CPUs pinned workloads ask for, and how many workloads ask for so many.
+    pinned_widths: BTreeMap<usize, usize>,
 }
 
 /// What one workload holds, and what it asked for.
@@ -79,12 +84,12 @@ impl Ledger {
     pub fn of(topology: &Topology) -> Ledger {
         Ledger {
             holdings: BTreeMap::new(),
-            domains: topology.domains(),
-            wear: Wear::default(),
+            wear: Wear::of(Arc::new(Layout::of(topology))),
             ids: BTreeSet::new(),
             fenced: CpuSet::new(),
             memory_requested: 0,
             pool_requested: 0,
+            pinned_widths: BTreeMap::new(),
         }
     }
 
@@ -93,6 +98,9 @@ impl Ledger {
         self.fenced = self.fenced.union(&holding.grant.fenced);
         self.memory_requested += u128::from(holding.grant.requested.memory.0);
         self.pool_requested += holding.pool_request();
+        if let Some(width) = holding.pinned_width() {
+            *self.pinned_widths.entry(width).or_default() += 1;
+        }
         self.wear.add(&holding);
         self.holdings.insert(name, holding);
     }
@@ -102,10 +110,17 @@ impl Ledger {
         self.memory_requested -= u128::from(holding.grant.requested.memory.0);
         self.pool_requested -= holding.pool_request();
         self.wear.take(&holding);
-        if !holding.grant.fenced.is_empty() {
-            // Added up anew: a set that two claim by mistake must not vanish with the first.
-            self.fenced = self.holdings.values().fold(CpuSet::new(), |all, holding| all.union(&holding.grant.fenced));
+        if let Some(width) = holding.pinned_width()
+            && let Some(count) = self.pinned_widths.get_mut(&width)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.pinned_widths.remove(&width);
+            }
         }
+        // A set that two claim by mistake must not vanish with the first.
+        let fenced_still = holding.grant.fenced.iter().filter(|cpu| self.wear.fences(*cpu) > 0).collect();
+        self.fenced = self.fenced.difference(&holding.grant.fenced).union(&fenced_still);
     }
 
     pub fn put_ids(&mut self, ids: IdRange) {
@@ -125,14 +140,30 @@ impl Ledger {
         self.holdings.iter().filter(move |(holder, _)| *holder != name)
     }
 
+    /// What everyone but one workload expects.
+    fn wear_without(&self, name: &Name) -> Cow<'_, Wear> {
+        let Some(own) = self.holdings.get(name) else { return Cow::Borrowed(&self.wear) };
+        let mut wear = self.wear.clone();
+        wear.take(own);
+        Cow::Owned(wear)
+    }
+
     /// CPUs that others have fenced off.
     pub fn fenced_by_others(&self, name: &Name) -> CpuSet {
         match self.holdings.get(name).map(|own| &own.grant.fenced) {
             Some(own) if !own.is_empty() => {
-                self.others(name).fold(CpuSet::new(), |all, (_, other)| all.union(&other.grant.fenced))
+                let by_others_too = own.iter().filter(|cpu| self.wear.fences(*cpu) > 1).collect();
+                self.fenced.difference(own).union(&by_others_too)
             }
             _ => self.fenced.clone(),
         }
+    }
+
+    /// The most CPUs another pinned workload was promised.
+    fn widest_pinned_of_others(&self, name: &Name) -> usize {
+        let own = self.holdings.get(name).and_then(Holding::pinned_width);
+        let others = self.pinned_widths.iter().rev().find(|(width, count)| own != Some(**width) || **count > 1);
+        others.map_or(0, |(width, _)| *width)
     }
 
     /// Memory set aside for others, in bytes.
@@ -148,6 +179,11 @@ impl Ledger {
 }
 
 impl Holding {
+    /// The CPUs a pinned workload was promised.
+    fn pinned_width(&self) -> Option<usize> {
+        (self.resources.cpu.class == CpuClass::Pinned).then(|| self.grant.requested.cpu.cpus_ceil())
+    }
+
     /// What this sets aside of the CPUs that are nobody's exclusively.
     fn pool_request(&self) -> u64 {
         if self.grant.fenced.is_empty() { u64::from(self.grant.requested.cpu.0) } else { 0 }

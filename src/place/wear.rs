@@ -1,64 +1,230 @@
-//! What all holdings together expect of each CPU.
+//! What all holdings together expect of each CPU, core, block and domain, kept up to date so that a placement asks no workload and adds
+//! nothing up.
+//!
+//! Invariants: taking what was added leaves everything as it was; what is *open* of a group are its CPUs that nobody has fenced; *calm*
+//! are the open CPUs on cores that nobody counts CPUs of.
 
-use super::Holding;
+use super::layout::Layout;
+use super::{Holding, is_counted};
 use crate::model::cpuset::CpuSet;
 use crate::model::spec::{CpuClass, Resources};
+use std::sync::Arc;
 
-/// By CPU number; CPUs nobody holds may be missing at the end.
-#[derive(Clone, Debug, Default)]
-pub struct Wear(Vec<Cpu>);
+#[derive(Clone, Debug)]
+pub struct Wear {
+    pub layout: Arc<Layout>,
+    /// By CPU number.
+    cpus: Vec<Cpu>,
+    /// By core, how many workloads have counted CPUs of it.
+    counted: Vec<u32>,
+    blocks: Vec<Block>,
+    domains: Vec<Domain>,
+    /// Claims of those who have every CPU, in millionths of a CPU for each: they are on every CPU alike, and there may be thousands.
+    everywhere: u64,
+}
 
+/// Claims are in millionths of a CPU: those of a workload spread evenly over its CPUs, and thousandths would be lost between many.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cpu {
-    /// Claims in millionths of a CPU: those of a workload spread evenly over its CPUs, and thousandths would be lost between many.
     claimed: u64,
     pinned: u32,
+    fenced: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    claimed: u64,
+    open: u32,
+    calm: u32,
+    placed: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Domain {
+    /// Of its open CPUs.
+    claimed: u64,
+    open: u32,
+}
+
+/// Whether a holding comes or goes.
+#[derive(Clone, Copy)]
+enum Way {
+    Add,
+    Take,
+}
+
+impl Way {
+    fn shift(self, value: &mut u64, by: u64) {
+        *value = match self {
+            Way::Add => *value + by,
+            Way::Take => *value - by,
+        };
+    }
+
+    fn count(self, value: &mut u32, by: u32) {
+        *value = match self {
+            Way::Add => *value + by,
+            Way::Take => *value - by,
+        };
+    }
 }
 
 impl Wear {
-    pub fn add(&mut self, holding: &Holding) {
-        let (share, pinned) = share(holding);
-        for cpu in holding.grant.cpus.iter() {
-            let cpu = self.at(cpu);
-            cpu.claimed += share;
-            cpu.pinned += pinned;
+    /// Of a machine nobody has anything of.
+    pub fn of(layout: Arc<Layout>) -> Wear {
+        let size = |cpus: &CpuSet| u32::try_from(cpus.len()).unwrap_or(u32::MAX);
+        let block = |cpus: &CpuSet| Block { open: size(cpus), calm: size(cpus), ..Block::default() };
+        Wear {
+            cpus: vec![Cpu::default(); layout.usable.iter().last().map_or(0, |last| last as usize + 1)],
+            counted: vec![0; layout.cores.len()],
+            blocks: layout.blocks.iter().map(|of| block(&of.cpus)).collect(),
+            domains: layout.domains.iter().map(|of| Domain { open: size(&of.domain.cpus), claimed: 0 }).collect(),
+            everywhere: 0,
+            layout,
         }
+    }
+
+    pub fn add(&mut self, holding: &Holding) {
+        self.fence(&holding.grant.fenced, Way::Add);
+        self.expect(holding, Way::Add);
     }
 
     pub fn take(&mut self, holding: &Holding) {
-        let (share, pinned) = share(holding);
-        for cpu in holding.grant.cpus.iter() {
-            let cpu = self.at(cpu);
-            cpu.claimed -= share;
-            cpu.pinned -= pinned;
+        self.fence(&holding.grant.fenced, Way::Take);
+        self.expect(holding, Way::Take);
+    }
+
+    /// What a holding expects of its CPUs.
+    fn expect(&mut self, holding: &Holding, way: Way) {
+        let layout = Arc::clone(&self.layout);
+        let class = holding.resources.cpu.class;
+        let cpus = &holding.grant.cpus;
+        let claimed = if class == CpuClass::Idle { 0 } else { claim(&holding.resources) * 1000 };
+        let share = claimed / (cpus.len() as u64).max(1);
+        let is_everywhere = *cpus == layout.usable;
+        if is_everywhere && !is_counted(class) {
+            way.shift(&mut self.everywhere, share);
+            return;
+        }
+        if share == 0 && !is_counted(class) {
+            return;
+        }
+        let (mut cores, mut blocks) = (Vec::new(), Vec::new());
+        for cpu in cpus.iter() {
+            let Some(home) = layout.home(cpu) else { continue };
+            let wear = &mut self.cpus[cpu as usize];
+            way.count(&mut wear.pinned, u32::from(class == CpuClass::Pinned));
+            way.shift(&mut wear.claimed, share);
+            way.shift(&mut self.blocks[home.block].claimed, share);
+            if wear.fenced == 0 {
+                home.domains.iter().for_each(|at| way.shift(&mut self.domains[*at].claimed, share));
+            }
+            cores.push(home.core);
+            blocks.push(home.block);
+        }
+        if !is_everywhere {
+            blocks.sort_unstable();
+            blocks.dedup();
+            for at in blocks {
+                way.count(&mut self.blocks[at].placed, 1);
+            }
+        }
+        if is_counted(class) {
+            cores.sort_unstable();
+            cores.dedup();
+            for core in cores {
+                self.count(core, way);
+            }
         }
     }
 
-    /// Claims on these CPUs, in thousandths of a CPU.
-    pub fn claimed(&self, cpus: &CpuSet) -> u64 {
-        cpus.iter().filter_map(|cpu| self.0.get(cpu as usize)).map(|cpu| cpu.claimed).sum::<u64>() / 1000
-    }
-
-    /// CPUs of pinned workloads among these, each as often as it is held.
-    pub fn pinned(&self, cpus: &CpuSet) -> u32 {
-        cpus.iter().filter_map(|cpu| self.0.get(cpu as usize)).map(|cpu| cpu.pinned).sum()
-    }
-
-    fn at(&mut self, cpu: u32) -> &mut Cpu {
-        let index = cpu as usize;
-        if self.0.len() <= index {
-            self.0.resize(index + 1, Cpu::default());
+    /// One workload more, or less, that has counted CPUs of a core.
+    fn count(&mut self, core: usize, way: Way) {
+        let was_calm = self.counted[core] == 0;
+        way.count(&mut self.counted[core], 1);
+        let is_calm = self.counted[core] == 0;
+        if was_calm != is_calm {
+            let layout = Arc::clone(&self.layout);
+            for cpu in layout.cores[core].iter().filter(|cpu| self.cpus[*cpu as usize].fenced == 0) {
+                if let Some(home) = layout.home(cpu) {
+                    let calm = &mut self.blocks[home.block].calm;
+                    if is_calm { Way::Add.count(calm, 1) } else { Way::Take.count(calm, 1) }
+                }
+            }
         }
-        &mut self.0[index]
     }
-}
 
-/// What a workload expects of each of its CPUs, in millionths. Idle work yields to everyone, so it is no load.
-fn share(holding: &Holding) -> (u64, u32) {
-    let class = holding.resources.cpu.class;
-    let cpus = holding.grant.cpus.len() as u64;
-    let claimed = if class == CpuClass::Idle || cpus == 0 { 0 } else { claim(&holding.resources) * 1000 / cpus };
-    (claimed, u32::from(class == CpuClass::Pinned))
+    /// CPUs that are fenced, or no longer. Two may fence one by mistake; it is open again when both are gone.
+    fn fence(&mut self, fenced: &CpuSet, way: Way) {
+        let layout = Arc::clone(&self.layout);
+        for cpu in fenced.iter() {
+            let Some(home) = layout.home(cpu) else { continue };
+            let wear = &mut self.cpus[cpu as usize];
+            let was_open = wear.fenced == 0;
+            way.count(&mut wear.fenced, 1);
+            let (claimed, is_open) = (wear.claimed, wear.fenced == 0);
+            if was_open == is_open {
+                continue;
+            }
+            let way = if is_open { Way::Add } else { Way::Take };
+            for at in &home.domains {
+                way.shift(&mut self.domains[*at].claimed, claimed);
+                way.count(&mut self.domains[*at].open, 1);
+            }
+            way.count(&mut self.blocks[home.block].open, 1);
+            if self.counted[home.core] == 0 {
+                way.count(&mut self.blocks[home.block].calm, 1);
+            }
+        }
+    }
+
+    /// Claims on a CPU but for those on every one, in millionths.
+    pub fn claimed(&self, cpu: u32) -> u64 {
+        self.cpus.get(cpu as usize).map_or(0, |cpu| cpu.claimed)
+    }
+
+    /// How many pinned workloads have it.
+    pub fn pinned(&self, cpu: u32) -> u32 {
+        self.cpus.get(cpu as usize).map_or(0, |cpu| cpu.pinned)
+    }
+
+    /// How many have fenced it.
+    pub fn fences(&self, cpu: u32) -> u32 {
+        self.cpus.get(cpu as usize).map_or(0, |cpu| cpu.fenced)
+    }
+
+    /// How many workloads have counted CPUs of a core.
+    pub fn counted(&self, core: usize) -> u32 {
+        self.counted[core]
+    }
+
+    /// Claims on a block, in thousandths of a CPU.
+    pub fn load_of_block(&self, at: usize) -> u64 {
+        (self.blocks[at].claimed + self.everywhere * self.layout.blocks[at].cpus.len() as u64) / 1000
+    }
+
+    pub fn open_of_block(&self, at: usize) -> usize {
+        self.blocks[at].open as usize
+    }
+
+    pub fn calm_of_block(&self, at: usize) -> usize {
+        self.blocks[at].calm as usize
+    }
+
+    /// Whether nobody was placed in it.
+    pub fn is_free(&self, at: usize) -> bool {
+        self.blocks[at].placed == 0
+    }
+
+    /// Claims on the open CPUs of a domain, in thousandths of a CPU.
+    pub fn load_of_domain(&self, at: usize) -> u64 {
+        let Domain { claimed, open } = self.domains[at];
+        (claimed + self.everywhere * u64::from(open)) / 1000
+    }
+
+    pub fn open_of_domain(&self, at: usize) -> usize {
+        self.domains[at].open as usize
+    }
 }
 
 /// What a workload is expected to use, in thousandths of a CPU.

@@ -49,9 +49,9 @@ impl Policy for Calm {
         if !self.active {
             return Vec::new();
         }
-        let (at_ms, moved) = (sample.at_ms, &self.moved);
+        let (at_ms, earlier) = (sample.at_ms, &self.moved);
         let may = |name: &Name, to: usize| {
-            moved.get(name).is_none_or(|past| {
+            earlier.get(name).is_none_or(|past| {
                 past.iter().all(|(when, from)| at_ms - when >= 120_000 && (at_ms - when >= 600_000 || *from != to))
             })
         };

@@ -247,7 +247,9 @@ fn flow(levels: &mut [f64], groups: &[usize], demand: f64) {
         count += 1.0;
         filled.push(group);
     }
-    filled.into_iter().for_each(|group| levels[group] = sum / count);
+    for group in filled {
+        levels[group] = sum / count;
+    }
 }
 
 pub fn groups_of(cpus: &CpuSet) -> Vec<usize> {

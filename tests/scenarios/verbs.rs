@@ -149,7 +149,7 @@ fn a_machine_can_be_made_up_to_plan_for() {
     let shape = "2 packages x 2 cores x 2 threads";
     let said = program(&["plan", dir, "--topology", shape, "--memory", "64Gi"]);
     assert_eq!(said.code, 2, "{said:?}");
-    for line in ["db        0,4   class exclusive", "web       1,5   smallest domain with room", "memory.request 1Ti"] {
+    for line in ["db        0,4   class exclusive", "web       1,5   cheapest domain with room", "memory.request 1Ti"] {
         assert!(said.out.contains(line), "{line} is not in\n{}", said.out);
     }
     assert!(said.out.contains("    core 0,4  db\n"), "{}", said.out);

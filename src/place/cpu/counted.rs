@@ -1,25 +1,51 @@
 //! CPUs that are counted out one by one: those of pinned and of exclusive workloads.
 //!
-//! Problem: find `count` CPUs that sit on cores as `cpu.smt` asks, in a domain as small as possible, disturbing as few others as possible.
-//! Approach: take the best CPUs of every domain that has enough, and of these choices the best one. Strong cores come first where a
-//! machine has several kinds: whoever counts CPUs wants what one CPU can do, and sharers find room on the others.
+//! Problem: of all sets of `count` CPUs that sit on cores as `cpu.smt` asks, find the one that adds least to the objective.
+//! Approach: what a set costs is a sum over blocks ([`super::super::objective`]), so the CPUs of each block are put in the order they
+//! would be taken in (`row`), which says what the first one, two, three of a block cost; then one block is chosen, or, where that is
+//! cheaper, how many to take of which (`several`, a table over blocks and counts). Blocks are tried from the lowest price they could
+//! have upwards, and most are not looked into at all.
 //! Terms: *fenced*, what nobody else may use: an exclusive workload's CPUs, with the idle threads of their cores unless `smt: any` leaves
-//! these to others.
+//! these to others; *misplaced*, CPUs that do not sit as asked, a wish of pinned workloads and a condition of exclusive ones.
 
 use super::{CpuGrant, Search, number};
 use crate::model::cpuset::CpuSet;
 use crate::model::machine::Machine;
 use crate::model::record::Grant;
 use crate::model::spec::{Align, Cpu, CpuClass, Smt};
-use crate::model::topology::{Domain, Topology};
+use crate::model::topology::Topology;
 use crate::place::Refusal;
-use std::cmp::Reverse;
+use crate::place::objective::{CACHE_SPLIT, NODE_SPLIT};
+use crate::place::wear::claim;
+use row::Price;
 
-/// What could be taken of one domain.
+mod row;
+mod several;
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug)]
+struct Demand {
+    count: usize,
+    smt: Smt,
+    class: CpuClass,
+    /// In thousandths of a CPU, over all of them.
+    claim: u64,
+    thrift: Thrift,
+}
+
+/// What matters first of two sets that sit as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thrift {
+    /// The objective.
+    None,
+    /// How many CPUs are fenced: few are left.
+    Fence,
+}
+
+/// A set of CPUs and its price.
 struct Choice {
-    domain: Domain,
     cpus: CpuSet,
-    fenced: CpuSet,
+    price: Price,
 }
 
 /// Whether a grant's CPUs sit on cores as the workload asks now.
@@ -57,155 +83,162 @@ fn whole_cores(topology: &Topology, cpus: &CpuSet) -> CpuSet {
 
 impl Search<'_> {
     pub(super) fn pinned(&self) -> Result<CpuGrant, Refusal> {
-        let count = self.ask.resources.cpu.request.cpus_ceil();
-        let smt = self.ask.resources.cpu.smt();
-        let choices = self.domains().filter(|domain| domain.cpus.len() >= count).map(|domain| {
-            let cpus = self.take(&domain.cpus, count, smt);
-            (domain, cpus)
-        });
-        // Loads compare per CPU, in thousandths, so that a large domain does not look busier for being large.
-        let best = choices.min_by_key(|(domain, cpus)| {
-            let load = self.load(&domain.cpus) / domain.cpus.len() as u64;
-            (self.misplaced(cpus, smt), self.weakness(cpus), domain.cpus.len(), load, domain.cpus.iter().next())
-        });
-        let Some((domain, cpus)) = best else { return Err(self.too_few(count)) };
-        let how = if smt == Smt::Any { "least loaded".to_owned() } else { format!("{smt}, least loaded") };
-        let reason = format!("class pinned: {count} {how} CPUs of {} {}", domain.level, domain.cpus);
+        let demand = self.demand(Thrift::None);
+        let Some(Choice { cpus, .. }) = self.cheapest(&demand) else { return Err(self.too_few(&demand)) };
+        let how = if demand.smt == Smt::Any { String::new() } else { format!(" {}", demand.smt) };
+        let reason = format!("class pinned{how}: {}", self.described(&cpus, &cpus));
         Ok(CpuGrant { cpus, fenced: CpuSet::new(), reason })
     }
 
     pub(super) fn exclusive(&self) -> Result<CpuGrant, Refusal> {
         let count = self.ask.resources.cpu.request.cpus_ceil();
-        let (smt, staying) = (self.ask.resources.cpu.smt(), self.staying());
-        let best = self.choices(count).min_by_key(|Choice { domain, cpus, fenced }| {
-            let moved = self.ask.previous.map_or(0, |grant| grant.cpus.difference(fenced).len());
-            let disturbed = self.ledger.wear.pinned(fenced) - self.own_pinned(fenced);
-            (disturbed, self.weakness(cpus), domain.cpus.len(), moved, fenced.iter().next())
-        });
-        let Some(Choice { domain, cpus, fenced }) = best else {
-            let whole = if smt == Smt::Any { "" } else { ", on whole cores" };
-            let aligned = if self.ask.resources.cpu.align == Align::Required { " of one NUMA node" } else { "" };
-            let message = format!(
-                "{}{aligned} asked for exclusively{whole}; {} open ({}), of which {staying} must stay shared{}",
-                number(count),
-                number(self.pool.len()),
-                self.pool,
-                self.nearest(count, |search, count| search.choices(count).next().is_some())
-            );
-            return Err(Refusal { reason: "InsufficientCpu", message });
-        };
-        let reason = format!("class exclusive: {cpus} of {} {}, fenced {fenced}", domain.level, domain.cpus);
+        let Some((cpus, fenced)) = self.alone(count) else { return Err(self.none_to_fence(count)) };
+        let reason = format!("class exclusive: {}, fenced {fenced}", self.described(&cpus, &fenced));
         Ok(CpuGrant { cpus, fenced, reason })
     }
 
-    /// What could be had alone, of each domain that has so many, with enough left for the others.
-    fn choices(&self, count: usize) -> impl Iterator<Item = Choice> {
-        let (smt, staying) = (self.ask.resources.cpu.smt(), self.staying());
-        let of_each = self.domains().filter_map(move |domain| self.choice(domain, count, smt));
-        of_each.filter(move |choice| choice.fenced.len() + staying <= self.pool.len())
-    }
-
-    /// The best `count` CPUs of a domain to have alone, if it has them.
-    fn choice(&self, domain: Domain, count: usize, smt: Smt) -> Option<Choice> {
-        let topology = &self.machine.topology;
-        // A core of which a thread is fenced would be shared with an exclusive neighbour.
-        let is_open =
-            |cpu: &u32| smt == Smt::Any || whole_cores(topology, &CpuSet::from_iter([*cpu])).is_subset(&domain.cpus);
-        let open: CpuSet = domain.cpus.iter().filter(is_open).collect();
-        if open.len() < count {
-            return None;
-        }
-        let cpus = self.take(&open, count, smt);
-        if self.misplaced(&cpus, smt) > 0 {
-            return None;
-        }
-        let fenced = if smt == Smt::Any { cpus.clone() } else { whole_cores(topology, &cpus) };
-        Some(Choice { domain, cpus, fenced })
-    }
-
-    /// The best `count` of these CPUs, of which there are enough: strong cores first, then those held before, then without pinned
-    /// neighbours, then the least loaded; by whole cores, by one thread of each, or one by one.
-    fn take(&self, open: &CpuSet, count: usize, smt: Smt) -> CpuSet {
-        let topology = &self.machine.topology;
-        let held = |cpus: &CpuSet| self.ask.previous.map_or(0, |grant| grant.cpus.intersection(cpus).len());
-        let rank = |cpus: &CpuSet| {
-            let pinned = self.ledger.wear.pinned(cpus) - self.own_pinned(cpus);
-            let matters = if self.ask.resources.cpu.class == CpuClass::Exclusive { pinned } else { 0 };
-            (self.weakness(cpus), matters, Reverse(held(cpus)), self.load(cpus), cpus.iter().next())
+    /// So many CPUs to have alone, and what is fenced with them, if enough is left for the others.
+    fn alone(&self, count: usize) -> Option<(CpuSet, CpuSet)> {
+        let staying = self.staying();
+        let tries = [Thrift::None, Thrift::Fence].into_iter();
+        let choices = tries.filter_map(|thrift| self.cheapest(&Demand { count, ..self.demand(thrift) }));
+        let fits = |cpus: CpuSet| {
+            let fenced = self.fence_of(&cpus);
+            (fenced.len() + staying <= self.pool.len()).then_some((cpus, fenced))
         };
-        let mut seats: Vec<CpuSet> = Vec::new();
-        let mut rest = open.clone();
-        for cpu in open.iter() {
-            let seat = match smt {
-                Smt::Any => CpuSet::from_iter([cpu]),
-                Smt::FullCore | Smt::Spread => topology.core_of(cpu).intersection(&rest),
-            };
-            rest = rest.difference(&seat);
-            if !seat.is_empty() {
-                seats.push(seat);
-            }
-        }
-        seats.sort_by_cached_key(rank);
-        let in_core = |core: &CpuSet| -> Vec<u32> {
-            let mut threads: Vec<u32> = core.iter().collect();
-            threads.sort_by_key(|cpu| (Reverse(held(&CpuSet::from_iter([*cpu]))), *cpu));
-            threads
-        };
-        let threads: Vec<Vec<u32>> = seats.iter().map(in_core).collect();
-        let mut taken = CpuSet::new();
-        if smt == Smt::Spread {
-            // One thread of each core, then, where cores are too few, the second ones.
-            let deepest = threads.iter().map(Vec::len).max().unwrap_or(0);
-            let in_turn = (0..deepest).flat_map(|depth| threads.iter().filter_map(move |core| core.get(depth)));
-            in_turn.take(count).for_each(|cpu| taken.insert(*cpu));
-        } else {
-            threads.iter().flatten().take(count).for_each(|cpu| taken.insert(*cpu));
-        }
-        taken
-    }
-
-    /// How many of these CPUs do not sit as asked: beside another on their core, or on a core that could be left.
-    fn misplaced(&self, cpus: &CpuSet, smt: Smt) -> usize {
-        let topology = &self.machine.topology;
-        match smt {
-            Smt::Any => 0,
-            Smt::Spread => cpus.iter().filter(|cpu| !one_of(topology, *cpu, cpus)).count(),
-            Smt::FullCore => usize::from(!packs(topology, cpus)),
-        }
-    }
-
-    /// 0 for CPUs of the strongest kind alone, more the weaker the weakest of them is.
-    fn weakness(&self, cpus: &CpuSet) -> u32 {
-        let kinds = &self.machine.topology.kinds;
-        let strongest = kinds.last().map_or(0, |kind| kind.efficiency);
-        let weakest = kinds.iter().find(|kind| !kind.cpus.is_disjoint(cpus)).map_or(strongest, |kind| kind.efficiency);
-        strongest - weakest
+        choices.filter(|choice| choice.price.misplaced == 0).find_map(|choice| fits(choice.cpus))
     }
 
     /// Somebody has to run everything else, the controller included, and what others were promised of the pool has to stay in it.
     fn staying(&self) -> usize {
-        let others = self.ledger.others(self.ask.name);
-        let pinned = others.filter(|(_, holding)| holding.resources.cpu.class == CpuClass::Pinned);
-        let widest_pinned = pinned.map(|(_, holding)| holding.grant.requested.cpu.cpus_ceil()).max().unwrap_or(0);
         let promised = self.ledger.pool_requested_by_others(self.ask.name);
         let promised = self.machine.admission.overcommit.cpu.needed_for(promised).div_ceil(1000);
+        let widest_pinned = self.ledger.widest_pinned_of_others(self.ask.name);
         widest_pinned.max(usize::try_from(promised).unwrap_or(usize::MAX)).max(1)
     }
 
-    /// CPUs among these that the workload itself holds as a pinned one.
-    fn own_pinned(&self, cpus: &CpuSet) -> u32 {
-        let own = self.ledger.get(self.ask.name).filter(|own| own.resources.cpu.class == CpuClass::Pinned);
-        own.map_or(0, |own| u32::try_from(own.grant.cpus.intersection(cpus).len()).unwrap_or(u32::MAX))
+    fn demand(&self, thrift: Thrift) -> Demand {
+        let cpu = &self.ask.resources.cpu;
+        let count = cpu.request.cpus_ceil();
+        Demand { count, smt: cpu.smt(), class: cpu.class, claim: claim(self.ask.resources), thrift }
     }
 
-    fn too_few(&self, count: usize) -> Refusal {
-        let aligned = if self.ask.resources.cpu.align == Align::Required { " of one NUMA node" } else { "" };
+    /// The set that costs least: of one block if that is as good as several, of one node if that has enough.
+    fn cheapest(&self, demand: &Demand) -> Option<Choice> {
+        let layout = &self.wear.layout;
+        let is_thrifty = demand.thrift == Thrift::Fence;
+        let mut best = if is_thrifty { None } else { self.one_block(demand) };
+        let better = |best: &mut Option<Choice>, other: Option<Choice>| {
+            if let Some(other) = other.filter(|other| best.as_ref().is_none_or(|best| other.price < best.price)) {
+                *best = Some(other);
+            }
+        };
+        for blocks in layout.nodes.iter().filter(|blocks| blocks.len() > 1 || is_thrifty) {
+            if self.may_better(demand, best.as_ref(), blocks, CACHE_SPLIT) {
+                better(&mut best, self.several(demand, blocks, 0));
+            }
+        }
+        if self.ask.resources.cpu.align == Align::Preferred && layout.nodes.len() > 1 {
+            let all: Vec<usize> = (0..layout.blocks.len()).collect();
+            if self.may_better(demand, best.as_ref(), &all, NODE_SPLIT) {
+                better(&mut best, self.several(demand, &all, NODE_SPLIT));
+            }
+        }
+        best
+    }
+
+    /// Whether several blocks, a split of which costs so much, are worth a look: where there is nothing yet, or nothing that sits as asked,
+    /// or they have more calm CPUs than what there is made do with. Which of the cores that others count CPUs of would be cheapest is not
+    /// asked beyond one block: on a full machine that would be asked every time, for points in hundreds.
+    fn may_better(&self, demand: &Demand, best: Option<&Choice>, blocks: &[usize], split: u64) -> bool {
+        let Some(best) = best.filter(|best| best.price.misplaced == 0) else { return true };
+        let layout = &self.wear.layout;
+        let held = best.cpus.iter().next().and_then(|cpu| layout.home(cpu)).map(|home| home.block);
+        let calm =
+            |blocks: &[usize]| blocks.iter().map(|at| self.wear.calm_of_block(*at)).sum::<usize>().min(demand.count);
+        let has_kinds = self.machine.topology.kinds.len() > 1;
+        best.price > Price::of(split) && (has_kinds || calm(blocks) > calm(held.as_slice()))
+    }
+
+    fn one_block(&self, demand: &Demand) -> Option<Choice> {
+        let blocks = 0..self.wear.layout.blocks.len();
+        let large_enough = blocks.filter(|at| self.wear.open_of_block(*at) >= demand.count);
+        let mut by_hope: Vec<(Price, usize)> = large_enough.map(|at| (self.at_least(demand, at), at)).collect();
+        by_hope.sort_unstable();
+        let mut best: Option<Choice> = None;
+        for (hope, at) in by_hope {
+            if best.as_ref().is_some_and(|best| best.price <= hope) {
+                break;
+            }
+            let row = self.row(demand, at);
+            let price = row.price(demand.count);
+            if let Some(price) = price.filter(|price| best.as_ref().is_none_or(|best| *price < best.price)) {
+                best = Some(Choice { cpus: row.first(demand.count).collect(), price });
+            }
+        }
+        best
+    }
+
+    /// What an exclusive workload on these CPUs has alone.
+    fn fence_of(&self, cpus: &CpuSet) -> CpuSet {
+        if self.ask.resources.cpu.smt() == Smt::Any { cpus.clone() } else { whole_cores(&self.machine.topology, cpus) }
+    }
+
+    /// Where CPUs are and what is not as one would wish, for people.
+    fn described(&self, cpus: &CpuSet, taken: &CpuSet) -> String {
+        let layout = &self.wear.layout;
+        let homes = || cpus.iter().filter_map(|cpu| layout.home(cpu));
+        let distinct = |mut all: Vec<usize>| {
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        let cores = distinct(homes().map(|home| home.core).collect());
+        let blocks = distinct(homes().map(|home| home.block).collect());
+        let mut text = match layout.around(cpus) {
+            Some(domain) => format!("{cpus} of {} {}", domain.level, domain.cpus.intersection(&self.pool)),
+            None => cpus.to_string(),
+        };
+        let mut add = |count: usize, what: &str| {
+            if count > 0 {
+                text.push_str(&format!(", {what}: {count}"));
+            }
+        };
+        if self.ask.resources.cpu.class == CpuClass::Pinned || self.ask.resources.cpu.smt() == Smt::Any {
+            let shared = cores.iter().filter(|core| self.wear.counted(**core) > 0).count();
+            add(shared, "cores shared with counted CPUs of others");
+        }
+        if self.ask.resources.cpu.class == CpuClass::Exclusive {
+            let driven = taken.iter().filter(|cpu| self.wear.pinned(*cpu) > 0).count();
+            add(driven, "CPUs that pinned workloads have to leave");
+        }
+        add(if blocks.len() > 1 { blocks.len() } else { 0 }, "last-level caches");
+        text
+    }
+
+    fn none_to_fence(&self, count: usize) -> Refusal {
+        let cpu = &self.ask.resources.cpu;
+        let whole = if cpu.smt() == Smt::Any { "" } else { ", on whole cores" };
+        let aligned = if cpu.align == Align::Required { " of one NUMA node" } else { "" };
         let message = format!(
-            "{}{aligned} asked for, {} open to sharing ({}){}",
+            "{}{aligned} asked for exclusively{whole}; {} open ({}), of which {} must stay shared{}",
             number(count),
             number(self.pool.len()),
             self.pool,
-            self.nearest(count, |search, count| search.domains().any(|domain| domain.cpus.len() >= count))
+            self.staying(),
+            self.nearest(count, |search, count| search.alone(count).is_some())
+        );
+        Refusal { reason: "InsufficientCpu", message }
+    }
+
+    fn too_few(&self, demand: &Demand) -> Refusal {
+        let aligned = if self.ask.resources.cpu.align == Align::Required { " of one NUMA node" } else { "" };
+        let message = format!(
+            "{}{aligned} asked for, {} open to sharing ({}){}",
+            number(demand.count),
+            number(self.pool.len()),
+            self.pool,
+            self.nearest(demand.count, |search, count| search.cheapest(&Demand { count, ..*demand }).is_some())
         );
         Refusal { reason: "InsufficientCpu", message }
     }

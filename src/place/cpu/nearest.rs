@@ -1,29 +1,37 @@
 //! Counted CPUs that cannot be had: how many could, and who would have to leave.
 
 use super::Search;
-use crate::model::cpuset::CpuSet;
 use crate::model::name::Name;
+use crate::place::Holding;
 use crate::place::admit::{advice, least};
+use std::borrow::Cow;
 
 impl Search<'_> {
     /// What to do where `count` CPUs cannot be had; `finds` says whether so many could, as things are or with other CPUs open.
     pub(super) fn nearest(&self, count: usize, finds: impl Fn(&Search<'_>, usize) -> bool) -> String {
         let fewer = largest(count, |fewer| finds(self, fewer)).map(|fewer| fewer.to_string());
-        let mut alone: Vec<(&Name, &CpuSet)> = self
-            .ledger
-            .others(self.ask.name)
-            .map(|(name, holding)| (name, &holding.grant.fenced))
-            .filter(|(_, fenced)| !fenced.is_empty())
-            .collect();
-        alone.sort_by_key(|(name, fenced)| (fenced.len(), *name));
-        let usable = &self.machine.topology.usable;
-        let without = |gone: &CpuSet| Search { pool: self.pool.union(gone).intersection(usable), ..*self };
+        let others = self.ledger.others(self.ask.name);
+        let mut alone: Vec<(&Name, &Holding)> =
+            others.filter(|(_, holding)| !holding.grant.fenced.is_empty()).collect();
+        alone.sort_by_key(|(name, holding)| (holding.grant.fenced.len(), *name));
         let holders: Vec<&Name> = alone.iter().map(|(name, _)| *name).collect();
         let to_stop = least(&holders, |gone| {
-            let leaving = alone.iter().filter(|(name, _)| gone.contains(name));
-            finds(&without(&leaving.fold(CpuSet::new(), |all, (_, fenced)| all.union(fenced))), count)
+            let leaving = alone.iter().filter(|(name, _)| gone.contains(name)).map(|(_, holding)| *holding);
+            finds(&self.without(leaving), count)
         });
         advice(fewer, &to_stop)
+    }
+
+    /// The same question with these gone.
+    fn without<'h>(&self, gone: impl Iterator<Item = &'h Holding>) -> Search<'_> {
+        let mut wear = self.wear.clone().into_owned();
+        let mut pool = self.pool.clone();
+        for holding in gone {
+            wear.take(holding);
+            pool = pool.union(&holding.grant.fenced);
+        }
+        let pool = pool.intersection(&self.machine.topology.usable);
+        Search { machine: self.machine, ledger: self.ledger, ask: self.ask, pool, wear: Cow::Owned(wear) }
     }
 }
 

@@ -11,7 +11,7 @@ fn a_new_manifest_is_started_and_then_left_alone() {
     let mut world = World::new(4);
     world.file("web.yaml", "cpu: 2\nmemory: 512M\ngpu: true\ncommand: stress --cpu 2");
     insta::assert_snapshot!(world.pass(), @"
-    web: start with GPU-0 (new; smallest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
+    web: start with GPU-0 (new; cheapest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
       web Starting Ready=false Starting: being set up
     ");
     insta::assert_snapshot!(world.pass(), @"  web Running Ready=true Running: pid 100");
@@ -39,7 +39,7 @@ fn new_limits_resize_and_a_new_command_replaces() {
     insta::assert_snapshot!(world.settle(), @"
     web: clear (exited with code 0)
       web Pending Ready=false Ended: exited with code 0
-    web: start (its last run ended; smallest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
+    web: start (its last run ended; cheapest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
       web Starting Ready=false Starting: being set up
     ");
     assert_eq!(world.records[&"web".parse().unwrap()].restarts, 0, "a replacement is no restart");
@@ -160,7 +160,7 @@ fn a_broken_manifest_changes_nothing_that_runs() {
     world.exit_code("web", 1);
     world.settle();
     insta::assert_snapshot!(world.after(2000).settle(), @r"
-    web: start (its last run: exited with code 1; smallest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
+    web: start (its last run: exited with code 1; cheapest domain with room: machine 0-3, 0m of 4 CPUs claimed by others)
       web Starting Accepted=false Refused: web.yaml cannot be accepted (revision 751e2f0a0c61): web.yaml:2:8: is not readable YAML: illegal placement of ':' indicator; generation 1 (revision 01a4fc9d48d6) goes on as it was; Ready=false Starting: being set up
     ");
 }
