@@ -1,7 +1,7 @@
 //! The command line. What was typed is here; each verb has a file of its own for what it means.
 //!
 //! Exit codes: 0 done; 1 it failed, or the answer is no; 64 wrong usage (EX_USAGE of sysexits.h). `plan` exits with 2 when there is something
-//! to do, `run` and `exec` with the command's own code, or 125 when it could
+//! to do, `replay` when something is decided otherwise, `run` and `exec` with the command's own code, or 125 when it could
 //! not be run at all.
 
 mod approve;
@@ -19,6 +19,7 @@ mod plan;
 mod ps;
 mod rebalance;
 mod rehearse;
+mod replay;
 mod run;
 mod terminal;
 mod topology;
@@ -81,6 +82,8 @@ enum Verb {
     Topology(TopologyArgs),
     /// Show what the rebalancer sees, would do and has done, and why
     Rebalance(rebalance::RebalanceArgs),
+    /// Decide a recorded time of the rebalancer again; exits with 2 where that comes out otherwise
+    Replay(replay::ReplayArgs),
     /// List GPUs, who holds what of them, and what is enforced
     Gpus(gpus::GpusArgs),
     /// Wait until a workload, or everything, is as it should be; exits with 1 if it is not in time
@@ -294,6 +297,7 @@ pub fn main() -> ExitCode {
         Verb::Topology(args) => (topology::run(&args), 1),
         Verb::Gpus(args) => (gpus::run(&args), 1),
         Verb::Rebalance(args) => (rebalance::run(&args), 1),
+        Verb::Replay(args) => (replay::run(&args), 1),
         Verb::Wait(args) => (wait::run(&args), 1),
     };
     result.unwrap_or_else(|error| {

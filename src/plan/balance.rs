@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::place::rebalance::Balancer;
+pub use crate::place::rebalance::{Balancer, replay};
 
 /// Two readings closer together than this say little: a hundred clock ticks of each CPU are a per cent each.
 const APART_MIN: Duration = Duration::from_secs(1);

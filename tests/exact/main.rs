@@ -43,7 +43,12 @@ fn a_newcomer_gets_the_cpus_an_exact_solver_would_give_it() {
         for arrival in 0..round.arrivals {
             let met = round.arrive(arrival);
             let Some(met) = met else { continue };
-            let about = || format!("seed {seed}, arrival {arrival}: {}\n{met:#?}", round.shown());
+            let about = || {
+                let [ours, best] =
+                    [&met.ours, &met.best].map(|found| found.as_ref().map(|found| found.cpus.to_string()));
+                let asked = format!("{} asks for {}", round.shown(), met.fields);
+                format!("seed {seed}, arrival {arrival}: {asked}; placed on {ours:?}, the solver on {best:?}\n{met:#?}")
+            };
             let (Some(ours), Some(best)) = (&met.ours, &met.best) else {
                 assert!(met.ours.is_none() && met.best.is_none(), "only one of both found a place\n{}", about());
                 refused += 1;
