@@ -225,12 +225,13 @@ impl Folder {
             }
         };
         entries.retain(|entry| entry.found.is_file() && is_manifest(&entry.name));
+        // Watched even if it is given up: what is mounted or written there next is to be seen at once.
+        scan.remote |= entry::lies_remote(&entry.at);
+        scan.places.insert(entry.path.clone(), Interest::Everything);
         if entries.is_empty() && self.memory.was_elsewhere(&entry.name, home::file_system(&entry.at)) {
             let message = format!("{} is on another file system than before, and empty", entry.path.display());
             return self.give_up(&entry.name, &message, "mount it again, or remove it to stop its workloads", scan);
         }
-        scan.remote |= entry::lies_remote(&entry.at);
-        scan.places.insert(entry.path.clone(), Interest::Everything);
         self.hold_strays(strays, scan);
         entries
     }
