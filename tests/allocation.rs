@@ -13,7 +13,9 @@ use containerctl::manifest;
 use containerctl::model::admission::Admission;
 use containerctl::model::cgroup::{Generation, Support};
 use containerctl::model::cpuset::CpuSet;
-use containerctl::model::gpu::{Exposure, Gpu, GpuId, GpuLease, GpuRequest, OnUnhealthy, Share, Vendor};
+use containerctl::model::gpu::{
+    Exposure, Gpu, GpuAlign, GpuId, GpuLease, GpuRequest, OnUnhealthy, Rebalance, Share, Vendor,
+};
 use containerctl::model::machine::{Ceilings, Machine};
 use containerctl::model::name::Name;
 use containerctl::model::record::Grant;
@@ -108,11 +110,20 @@ impl Mix {
                 memory: Some(Bytes(hundredths * HUNDREDTH)),
                 model: None,
                 on_unhealthy: OnUnhealthy::default(),
+                align: GpuAlign::None,
+                rebalance: Rebalance::Never,
             });
         }
         let wholes: u64 = WHOLES.iter().map(|(_, weight)| weight).sum();
         let count = weighted(&WHOLES, random.below(wholes)).unwrap();
-        Some(GpuRequest { count, memory: None, model: None, on_unhealthy: OnUnhealthy::default() })
+        Some(GpuRequest {
+            count,
+            memory: None,
+            model: None,
+            on_unhealthy: OnUnhealthy::default(),
+            align: GpuAlign::None,
+            rebalance: Rebalance::Never,
+        })
     }
 
     /// Devices a task asks for on average.

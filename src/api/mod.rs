@@ -8,6 +8,7 @@
 //! | `GET /v1/health` | [`Health`] |
 //! | `GET /v1/workloads` | a list of [`Status`] |
 //! | `GET /v1/workloads/NAME` | a [`Status`], 404 if there is none |
+//! | `GET /v1/workloads/NAME/explain` | an [`Explanation`](crate::control::explain::Explanation): why it is as it is |
 //! | `GET /v1/workloads/NAME/logs?tail=N&sinceMs=T&previous=true&follow=true` | the log's lines as they are on disk, oldest first |
 //! | `GET /v1/events?name=NAME&after=N&follow=true` | [`Event`](crate::model::event::Event)s behind sequence number N, a line of JSON each, oldest first |
 //! | `POST /v1/approve` | consents to the deletions that wait for it: a list of names |
@@ -20,6 +21,7 @@ pub mod events;
 pub mod logs;
 pub mod socket;
 
+use crate::control::explain::explain;
 use crate::control::lost::{LOG_LOST, sentence};
 use crate::control::report::{Health, Preview, Snapshot};
 use crate::control::{Command, Handle};
@@ -127,6 +129,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/workloads", get(workloads))
         .route("/v1/workloads/{name}", get(workload))
+        .route("/v1/workloads/{name}/explain", get(explanation))
         .route("/v1/workloads/{name}/logs", get(log))
         .route("/v1/gpus", get(gpus))
         .route("/v1/events", get(events::events))
@@ -180,6 +183,13 @@ async fn workload(State(api): State<Api>, Path(name): Path<String>) -> Response 
             let probes = api.handle.board.report(&status.name);
             Json(Status { probes, ..api.snapshot().with_usage(&status) }).into_response()
         }
+        Err(failure) => (StatusCode::NOT_FOUND, Json(failure)).into_response(),
+    }
+}
+
+async fn explanation(State(api): State<Api>, Path(name): Path<String>) -> Response {
+    match api.find(&name) {
+        Ok(status) => Json(explain(&status, &api.handle.journal.after(0, Some(&status.name)))).into_response(),
         Err(failure) => (StatusCode::NOT_FOUND, Json(failure)).into_response(),
     }
 }

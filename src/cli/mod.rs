@@ -11,6 +11,7 @@ mod controller_args;
 mod describe;
 mod events;
 mod exec;
+mod explain;
 mod gpus;
 mod keeper;
 mod logs;
@@ -70,6 +71,8 @@ enum Verb {
     Ps(PsArgs),
     /// Show everything about one workload
     Describe(DescribeArgs),
+    /// Tell why a workload is as it is: its place, what it waits for, what became of it
+    Explain(explain::ExplainArgs),
     /// Consent to deletions that wait because too many manifests are gone at once
     Approve(approve::ApproveArgs),
     /// Print what has happened, oldest first
@@ -290,6 +293,7 @@ pub fn main() -> ExitCode {
         Verb::Plan(args) => (plan::run(&args), 1),
         Verb::Ps(args) => (ps::run(&args), 1),
         Verb::Describe(args) => (describe::run(&args), 1),
+        Verb::Explain(args) => (explain::run(&args), 1),
         Verb::Approve(args) => (approve::run(&args), 1),
         Verb::Events(args) => (events::run(&args), 1),
         Verb::Logs(args) => (logs::run(&args), 1),

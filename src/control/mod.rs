@@ -16,6 +16,7 @@ mod changes;
 mod consent;
 mod deadline;
 mod drift;
+pub mod explain;
 pub mod folder;
 mod gpus;
 pub mod journal;

@@ -10,7 +10,7 @@ use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::model::record::Record;
 use crate::model::status::{ConditionKind, Phase, Status};
-use crate::plan::HOST_BUSY;
+use crate::plan::{HOST_BUSY, PREEMPTED};
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
@@ -161,8 +161,9 @@ fn changed(before: Option<&Status>, now: &Status, told: &mut Told, news: &mut Ve
         news.push(News::normal(name, "Accepted", format!("generation {} of {}", now.generation, now.manifest)));
     }
     ended(now, told, news);
-    let is_held_up =
-        |status: &Status| status.condition(ConditionKind::Ready).is_some_and(|ready| ready.reason == HOST_BUSY);
+    let is_told =
+        |status: &Status, word| status.condition(ConditionKind::Ready).is_some_and(|ready| ready.reason == word);
+    let is_held_up = |status: &Status| is_told(status, HOST_BUSY);
     if is_held_up(now) && !before.is_some_and(is_held_up) {
         // Whoever waits for a job to start looks for this in vain among what is wrong with it.
         let why = now.condition(ConditionKind::Ready).map_or("", |ready| ready.message.as_str());
@@ -179,6 +180,7 @@ fn changed(before: Option<&Status>, now: &Status, told: &mut Told, news: &mut Ve
             }
             Phase::Failed => news.push(News::warning(name, "Failed", text)),
             Phase::Pending => news.push(News::normal(name, "Pending", text)),
+            Phase::Stopping if is_told(now, PREEMPTED) => news.push(News::normal(name, PREEMPTED, text)),
             Phase::Stopping => news.push(News::normal(name, "Stopping", text)),
             Phase::Completed => news.push(News::normal(name, "Completed", text)),
             Phase::Suspended => news.push(News::normal(name, "Suspended", text)),

@@ -259,9 +259,10 @@ pub fn preview(plan: &Plan, diagnostics: Vec<Diagnostic>) -> Preview {
     }
     for (name, verdict) in plan.verdicts.iter().filter(|(_, verdict)| verdict.phase == Phase::Pending) {
         if !steps.iter().any(|step| step.workload == *name) {
-            let why =
-                verdict.findings.iter().find(|finding| !finding.status && finding.kind != ConditionKind::Accepted);
-            let reason = why.map_or_else(String::new, |finding| finding.message.clone());
+            let is_why = |finding: &&Finding| !finding.status && finding.kind != ConditionKind::Accepted;
+            let why: Vec<&str> =
+                verdict.findings.iter().filter(is_why).map(|finding| finding.message.as_str()).collect();
+            let reason = why.join("; ");
             steps.push(PreviewStep { workload: name.clone(), step: "wait".to_owned(), reason, writes: Vec::new() });
         }
     }

@@ -4,7 +4,7 @@ use super::diagnostic::Problems;
 use super::fields::{Field, Map, Schema};
 use super::io;
 use super::tree::{ScalarKind, Value};
-use crate::model::gpu::{GpuRequest, OnUnhealthy};
+use crate::model::gpu::{GpuAlign, GpuRequest, OnUnhealthy, Rebalance};
 use crate::model::spec::{Align, Cpu, CpuClass, Memory, Resources, Smt};
 use crate::model::units::{Bytes, Limit, MilliCpu, format_duration};
 use crate::model::weight::WEIGHT_DEFAULT;
@@ -24,7 +24,8 @@ pub const CPU: Schema =
     Schema { fields: &["request", "limit", "weight", "burst", "class", "smt", "align"], later: &[] };
 pub const MEMORY: Schema =
     Schema { fields: &["request", "min", "high", "limit", "swap", "oomGroup", "force"], later: &[] };
-pub const GPU: Schema = Schema { fields: &["count", "memory", "model", "onUnhealthy"], later: &["align", "rebalance"] };
+pub const GPU: Schema =
+    Schema { fields: &["count", "memory", "model", "onUnhealthy", "align", "rebalance"], later: &[] };
 
 /// Reads `cpu`, `memory` and `pids`.
 pub fn read(map: &Map<'_>, problems: &mut Problems) -> Resources {
@@ -215,7 +216,14 @@ fn memory_limit(field: &Field<'_>, problems: &mut Problems) -> Option<Limit<Byte
 /// Reads `gpu`: true, a number, or a map.
 pub fn gpu(field: &Field<'_>, problems: &mut Problems) -> Option<GpuRequest> {
     const GPUS_MAX: u32 = 64;
-    let whole = |count| GpuRequest { count, memory: None, model: None, on_unhealthy: OnUnhealthy::default() };
+    let whole = |count| GpuRequest {
+        count,
+        memory: None,
+        model: None,
+        on_unhealthy: OnUnhealthy::default(),
+        align: GpuAlign::default(),
+        rebalance: Rebalance::default(),
+    };
     match &field.node.value {
         Value::Scalar { text, .. } if text == "true" => Some(whole(1)),
         Value::Scalar { text, .. } if text == "false" => None,
@@ -235,7 +243,14 @@ pub fn gpu(field: &Field<'_>, problems: &mut Problems) -> Option<GpuRequest> {
                     [("restart", OnUnhealthy::Restart), ("keep", OnUnhealthy::Keep), ("stop", OnUnhealthy::Stop)];
                 field.one_of(&words, problems).unwrap_or_default()
             });
-            Some(GpuRequest { count, memory, model, on_unhealthy })
+            let aligns =
+                [("none", GpuAlign::None), ("preferred", GpuAlign::Preferred), ("required", GpuAlign::Required)];
+            let align = map.get("align", problems).and_then(|field| field.one_of(&aligns, problems));
+            let moves =
+                [("never", Rebalance::Never), ("on-restart", Rebalance::OnRestart), ("restart", Rebalance::Restart)];
+            let rebalance = map.get("rebalance", problems).and_then(|field| field.one_of(&moves, problems));
+            let (align, rebalance) = (align.unwrap_or_default(), rebalance.unwrap_or_default());
+            Some(GpuRequest { count, memory, model, on_unhealthy, align, rebalance })
         }
         Value::Scalar { kind: ScalarKind::Number, .. } => {
             field.integer(0..=GPUS_MAX, problems).filter(|count| *count > 0).map(whole)

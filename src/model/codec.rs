@@ -83,7 +83,7 @@ mod tests {
     use crate::model::gpu::{Exposure, GpuId, GpuLease, Share, Vendor};
     use crate::model::isolation::IdRange;
     use crate::model::probe::ProbeKind;
-    use crate::model::record::{Due, Grant, LeftOut, Refused, Requested, Rollout, Scheduled, Stopping};
+    use crate::model::record::{Due, Grant, LeftOut, Preempting, Refused, Requested, Rollout, Scheduled, Stopping};
     use crate::model::time::Timestamp;
     use std::sync::Arc;
 
@@ -127,6 +127,7 @@ mod tests {
                 reason: "web.yaml was deleted".to_owned(),
                 timed_out: false,
                 failed: None,
+                preempted_for: None,
             }),
             ..Record::new(spec, origin)
         }
@@ -166,7 +167,14 @@ mod tests {
 
     #[test]
     fn records_read_back_as_they_were_written() {
-        for record in [record(), record_2()] {
+        let Record { stopping, retry_at, .. } = record_2();
+        let waiting = Record {
+            queued: retry_at,
+            preempting: Some(Preempting { runs: [("job".parse().unwrap(), 4)].into(), generation: 3, moves: false }),
+            stopping: stopping.map(|stop| Stopping { preempted_for: Some("urgent".parse().unwrap()), ..stop }),
+            ..record_2()
+        };
+        for record in [record(), record_2(), waiting] {
             assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
         }
     }

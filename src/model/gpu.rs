@@ -131,6 +131,36 @@ pub struct GpuRequest {
     pub model: Option<String>,
     #[serde(default, rename = "onUnhealthy")]
     pub on_unhealthy: OnUnhealthy,
+    #[serde(default)]
+    pub align: GpuAlign,
+    #[serde(default)]
+    pub rebalance: Rebalance,
+}
+
+/// Whether CPUs have to be of the NUMA node that the devices are on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuAlign {
+    /// CPUs are chosen without regard to the devices.
+    None,
+    /// Of that node where they fit.
+    #[default]
+    Preferred,
+    /// Of that node or not at all, memory too.
+    Required,
+}
+
+/// Whether a workload may be given other devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rebalance {
+    /// It keeps its devices over restarts for as long as they serve.
+    #[default]
+    Never,
+    /// Each start chooses anew.
+    OnRestart,
+    /// It may be started anew for others to fit.
+    Restart,
 }
 
 /// What becomes of a run whose device is draining.
@@ -257,14 +287,14 @@ impl fmt::Display for GpuId {
 impl GpuRequest {
     /// Whether both are served by the same devices.
     pub fn is_same_device(&self, other: &GpuRequest) -> bool {
-        let GpuRequest { count, memory, model, on_unhealthy: _ } = self;
+        let GpuRequest { count, memory, model, on_unhealthy: _, align: _, rebalance: _ } = self;
         (count, memory, model) == (&other.count, &other.memory, &other.model)
     }
 }
 
 impl fmt::Display for GpuRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let GpuRequest { count, memory, model, on_unhealthy: _ } = self;
+        let GpuRequest { count, memory, model, on_unhealthy: _, align: _, rebalance: _ } = self;
         match memory {
             None => write!(f, "{count} whole GPU{}", if *count == 1 { "" } else { "s" })?,
             Some(memory) => write!(f, "{memory} on {count} GPU{}", if *count == 1 { "" } else { "s" })?,

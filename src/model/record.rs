@@ -9,11 +9,13 @@ use super::cpuset::CpuSet;
 use super::exit::Exit;
 use super::gpu::GpuLease;
 use super::isolation::IdRange;
+use super::name::Name;
 use super::probe::ProbeKind;
 use super::spec::Spec;
 use super::time::Timestamp;
 use super::units::{Bytes, MilliCpu};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +73,24 @@ pub struct Record {
     /// What its manifest asks for and was found to be no good.
     #[serde(default)]
     pub refused: Option<Refused>,
+    /// Since when a job has been waiting for room, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<Moment>,
+    /// Whom it has had stopped to make room for it, until it starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preempting: Option<Preempting>,
+}
+
+/// Runs that were stopped for a newcomer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preempting {
+    /// Which run of whom.
+    pub runs: BTreeMap<Name, u64>,
+    /// Of the newcomer: an edit asks for something else, and may preempt anew.
+    pub generation: u64,
+    /// Whether they were to be started anew on other devices, and not for their priority.
+    #[serde(default)]
+    pub moves: bool,
 }
 
 /// How far the deletion of a workload has got.
@@ -173,6 +193,9 @@ pub struct Stopping {
     /// The probe it is stopped for. That counts as a failure of its own, however it then ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<ProbeKind>,
+    /// The workload of a higher priority that it makes room for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preempted_for: Option<Name>,
 }
 
 fn asked() -> bool {
@@ -192,13 +215,13 @@ impl Stopping {
     /// One that begins with the stop signal.
     pub fn by_asking(now: Moment, reason: String) -> Stopping {
         let decided = Some(now.wall);
-        Stopping { since: now, decided, asked: false, killed: None, reason, timed_out: false, failed: None }
+        let (timed_out, failed, preempted_for) = (false, None, None);
+        Stopping { since: now, decided, asked: false, killed: None, reason, timed_out, failed, preempted_for }
     }
 
     /// One that begins with its end.
     pub fn by_force(now: Moment, reason: String) -> Stopping {
-        let (since, decided) = (now.clone(), Some(now.wall));
-        Stopping { since, decided, asked: true, killed: Some(now), reason, timed_out: false, failed: None }
+        Stopping { asked: true, killed: Some(now.clone()), ..Stopping::by_asking(now, reason) }
     }
 
     /// Whether a run had ended when it was decided to end it: then it did so by itself.
@@ -295,6 +318,8 @@ impl Record {
             deletion: None,
             rollout: None,
             refused: None,
+            queued: None,
+            preempting: None,
         }
     }
 }

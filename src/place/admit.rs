@@ -7,23 +7,63 @@
 //! A refusal names the nearest configuration that would fit: the largest request that would, and the fewest others to stop instead, the
 //! smallest of these that do. It is what would fit now; whoever else waits may be first.
 
-use super::{Ask, Holding, Ledger, Refusal};
+use super::{Ask, Holding, Ledger, Refusal, cpu, gpu};
 use crate::model::machine::Machine;
 use crate::model::name::Name;
-use crate::model::spec::CpuClass;
+use crate::model::spec::{CpuClass, Spec};
 use crate::model::units::{Bytes, MilliCpu};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// Holders that are named in a refusal: the largest are most of what is held nearly always, and a line has to be read.
 const NAMED_MAX: usize = 3;
 /// Holders that are tried as the ones that may stay. Each try is a search of its own, in every pass that refuses.
 const TRIED_MAX: usize = 16;
 
+/// A kind of thing that is given out and may be short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scarce {
+    Memory,
+    Cpu,
+    Gpu,
+}
+
+impl Scarce {
+    /// Whether a workload sets any of it aside for itself.
+    pub fn is_asked_for(self, spec: &Spec) -> bool {
+        match self {
+            Scarce::Memory => spec.resources.memory.request.0 > 0,
+            Scarce::Cpu => spec.resources.cpu.request.0 > 0,
+            Scarce::Gpu => spec.gpu.is_some(),
+        }
+    }
+}
+
+impl fmt::Display for Scarce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Scarce::Memory => "memory",
+            Scarce::Cpu => "CPUs",
+            Scarce::Gpu => "GPUs",
+        })
+    }
+}
+
+/// What there is not enough of for this.
+pub fn lacks(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> BTreeSet<Scarce> {
+    let missing = [
+        (Scarce::Memory, memory(machine, ledger, ask).is_err()),
+        (Scarce::Cpu, cpu_time(machine, ledger, ask).is_err() || cpu::place(machine, ledger, ask).is_err()),
+        (Scarce::Gpu, ask.gpu.is_some_and(|request| gpu::place(machine, ledger, ask, request).is_err())),
+    ];
+    missing.into_iter().filter(|(_, is_missing)| *is_missing).map(|(what, _)| what).collect()
+}
+
 /// Requests have to fit the machine.
 pub fn admit(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
     memory(machine, ledger, ask)?;
-    cpu(machine, ledger, ask)
+    cpu_time(machine, ledger, ask)
 }
 
 fn memory(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
@@ -51,7 +91,7 @@ fn memory(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refus
 }
 
 /// Exclusive CPUs are counted where whole cores are looked for.
-fn cpu(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
+fn cpu_time(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refusal> {
     if ask.resources.cpu.class == CpuClass::Exclusive {
         return Ok(());
     }

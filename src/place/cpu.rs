@@ -42,17 +42,53 @@ struct Search<'a> {
     ask: &'a Ask<'a>,
     /// Usable, and nobody else's exclusively.
     pool: CpuSet,
+    /// Those of the pool that it may have.
+    reach: CpuSet,
+    within: Within<'a>,
     /// What the others expect.
     wear: Cow<'a, Wear>,
 }
 
+/// Which CPUs may be looked at.
+#[derive(Clone, Copy, Debug)]
+pub enum Within<'a> {
+    Anywhere,
+    /// These, however busy they are.
+    Only(&'a CpuSet),
+    /// These if what is asked for has room there.
+    IfRoom(&'a CpuSet),
+}
+
+impl Within<'_> {
+    fn of(self, pool: &CpuSet) -> CpuSet {
+        match self {
+            Within::Anywhere => pool.clone(),
+            Within::Only(within) | Within::IfRoom(within) => pool.intersection(within),
+        }
+    }
+}
+
 /// Finds CPUs.
 pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<CpuGrant, Refusal> {
+    place_within(machine, ledger, ask, Within::Anywhere)
+}
+
+/// Finds CPUs among these.
+pub fn place_within(
+    machine: &Machine,
+    ledger: &Ledger,
+    ask: &Ask<'_>,
+    within: Within<'_>,
+) -> Result<CpuGrant, Refusal> {
     let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
-    let search = Search { machine, ledger, ask, pool, wear: ledger.wear_without(ask.name) };
+    let (reach, wear) = (within.of(&pool), ledger.wear_without(ask.name));
+    let beyond = machine.topology.usable.difference(&within.of(&machine.topology.usable));
+    // Those that are fenced now too: they stay beyond reach if it is asked what would fit without whoever has them.
+    let wear = if beyond.is_empty() { wear } else { Cow::Owned(wear.into_owned().without(&beyond)) };
+    let search = Search { machine, ledger, ask, pool, reach, within, wear };
     match ask.resources.cpu.class {
         CpuClass::Shared => search.shared(),
-        CpuClass::Idle if ask.resources.cpu.align == Align::Required => search.shared(),
+        CpuClass::Idle if search.is_bound() => search.shared(),
         CpuClass::Idle => Ok(CpuGrant {
             reason: "class idle: all shared CPUs".to_owned(),
             cpus: search.everywhere(),
@@ -68,9 +104,13 @@ fn number(cpus: usize) -> String {
 }
 
 /// Whether CPUs granted earlier still do.
-pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> bool {
+pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant, within: Option<&CpuSet>) -> bool {
     let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
+    let pool = within.map_or(pool.clone(), |within| pool.intersection(within));
     let open = grant.cpus.intersection(&pool);
+    if within.is_some_and(|within| !grant.cpus.is_subset(within)) {
+        return false;
+    }
     let cpu = &ask.resources.cpu;
     if (cpu.class == CpuClass::Exclusive) == grant.fenced.is_empty() {
         return false;
@@ -112,6 +152,11 @@ fn is_in_one_node(machine: &Machine, cpus: &CpuSet) -> bool {
 }
 
 impl Search<'_> {
+    /// Whether it may not have just any CPUs.
+    fn is_bound(&self) -> bool {
+        self.ask.resources.cpu.align == Align::Required || matches!(self.within, Within::Only(_))
+    }
+
     /// The grant of those who take whatever is shared: every CPU, so that they return to those an exclusive neighbour has left. What is
     /// fenced at the moment is taken out when the grant is applied.
     fn everywhere(&self) -> CpuSet {
@@ -126,16 +171,14 @@ impl Search<'_> {
     }
 
     fn open_of(&self, span: &Span) -> CpuSet {
-        span.domain.cpus.intersection(&self.pool)
+        span.domain.cpus.intersection(&self.reach)
     }
 
     fn shared(&self) -> Result<CpuGrant, Refusal> {
         let cpu = &self.ask.resources.cpu;
         let claim = claim(self.ask.resources);
-        let needed = needed(self.ask.resources).min(match cpu.align {
-            Align::Preferred => usize::MAX,
-            Align::Required => widest(self.machine, cpu.align, &self.pool),
-        });
+        let most = if self.is_bound() { widest(self.machine, cpu.align, &self.reach) } else { usize::MAX };
+        let needed = needed(self.ask.resources).min(most);
         let large_enough = || self.domains().filter(|(at, _)| self.wear.open_of_domain(*at) >= needed);
         let has_room = |at: usize| self.wear.load_of_domain(at) + claim <= 1000 * self.wear.open_of_domain(at) as u64;
         let least_loaded = |at: usize, span: &Span| (self.wear.load_of_domain(at), span.domain.cpus.iter().next());
@@ -157,7 +200,8 @@ impl Search<'_> {
                 );
                 (cpus, reason)
             }
-            None if cpu.align == Align::Required => {
+            None if matches!(self.within, Within::IfRoom(_)) => return Err(self.no_node()),
+            None if self.is_bound() => {
                 let least = large_enough().min_by_key(|(at, span)| least_loaded(*at, span));
                 let Some((_, span)) = least else { return Err(self.no_node()) };
                 let cpus = self.open_of(span);

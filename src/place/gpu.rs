@@ -8,6 +8,9 @@
 //! given away; nothing new is put on a device that is not well; the devices of one lease are of one maker.
 
 mod nearest;
+mod regroup;
+
+pub use regroup::movers;
 
 use super::{Ask, Ledger, Refusal};
 use crate::model::gpu::{Gpu, GpuId, GpuLease, GpuRequest, Health, Share, Vendor};
@@ -28,8 +31,31 @@ pub fn place(
     ask: &Ask<'_>,
     request: &GpuRequest,
 ) -> Result<Vec<GpuLease>, Refusal> {
-    let count = usize::try_from(request.count).unwrap_or(usize::MAX);
     let suitable: Vec<&Gpu> = machine.gpus.iter().filter(|gpu| suits(gpu, request)).collect();
+    place_among(machine, ledger, ask, request, &suitable)
+}
+
+/// Finds devices of one NUMA node.
+pub fn place_on(
+    machine: &Machine,
+    ledger: &Ledger,
+    ask: &Ask<'_>,
+    request: &GpuRequest,
+    node: u32,
+) -> Result<Vec<GpuLease>, Refusal> {
+    let is_there = |gpu: &&Gpu| gpu.node == Some(node) && suits(gpu, request);
+    let suitable: Vec<&Gpu> = machine.gpus.iter().filter(is_there).collect();
+    place_among(machine, ledger, ask, request, &suitable)
+}
+
+fn place_among(
+    machine: &Machine,
+    ledger: &Ledger,
+    ask: &Ask<'_>,
+    request: &GpuRequest,
+    suitable: &[&Gpu],
+) -> Result<Vec<GpuLease>, Refusal> {
+    let count = usize::try_from(request.count).unwrap_or(usize::MAX);
     if suitable.len() < count {
         let help = if machine.gpus.is_empty() {
             "; start the controller with --simulate-gpus 1x16Gi to try without one"
@@ -55,7 +81,7 @@ pub fn place(
     let first = free.first().map(|(gpu, _)| gpu.vendor);
     // Of several makers the one whose device fits best.
     let set = sets.clone().find(|set| set.first().map(|gpu| gpu.vendor) == first).or_else(|| sets.next());
-    let Some(set) = set else { return Err(busy(&suitable, free.len(), ledger, ask, request)) };
+    let Some(set) = set else { return Err(busy(suitable, free.len(), ledger, ask, request)) };
     let share = request.memory.map_or(Share::Whole, Share::Memory);
     Ok(set.into_iter().map(|gpu| GpuLease::of(gpu, share)).collect())
 }

@@ -10,16 +10,23 @@
 //! CPU stays in the pool; the requests of the ledger never exceed the machine; equal inputs give equal answers.
 
 mod admit;
+mod align;
 pub mod cpu;
 pub mod gpu;
 pub mod ids;
 mod layout;
 pub mod objective;
 pub mod rebalance;
+mod victims;
 mod wear;
 
+pub use admit::{Scarce, lacks};
+pub use align::still_good;
+pub use gpu::movers;
+pub use victims::{Candidate, victims};
+
 use crate::model::cpuset::CpuSet;
-use crate::model::gpu::{GpuLease, GpuRequest};
+use crate::model::gpu::GpuRequest;
 use crate::model::isolation::IdRange;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
@@ -184,6 +191,17 @@ impl Holding {
         (self.resources.cpu.class == CpuClass::Pinned).then(|| self.grant.requested.cpu.cpus_ceil())
     }
 
+    /// The kinds of things it keeps from others.
+    pub fn takes(&self) -> impl Iterator<Item = Scarce> {
+        let Requested { cpu, memory } = self.grant.requested;
+        let held = [
+            (Scarce::Memory, memory.0 > 0),
+            (Scarce::Cpu, cpu.0 > 0 || !self.grant.fenced.is_empty()),
+            (Scarce::Gpu, !self.grant.gpus.is_empty()),
+        ];
+        held.into_iter().filter(|(_, holds)| *holds).map(|(what, _)| what)
+    }
+
     /// What this sets aside of the CPUs that are nobody's exclusively.
     fn pool_request(&self) -> u64 {
         if self.grant.fenced.is_empty() { u64::from(self.grant.requested.cpu.0) } else { 0 }
@@ -193,28 +211,13 @@ impl Holding {
 /// Finds a place, the one held before if it still serves.
 pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant, Refusal> {
     admit::admit(machine, ledger, ask)?;
-    let again = ask.previous.and_then(|previous| gpu::again(machine, ledger, ask, previous));
-    let gpus = match (ask.gpu, again) {
-        (None, _) => Vec::new(),
-        (Some(_), Some(again)) => again,
-        (Some(request), None) => gpu::place(machine, ledger, ask, request)?,
-    };
-    with_cpus(machine, ledger, ask, gpus)
+    align::place(machine, ledger, ask)
 }
 
 /// Other CPUs for a workload that runs, if those it holds no longer serve; its devices stay what they are.
 pub fn replace_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -> Result<Grant, Refusal> {
     admit::admit(machine, ledger, ask)?;
-    with_cpus(machine, ledger, ask, grant.gpus.clone())
-}
-
-fn with_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, gpus: Vec<GpuLease>) -> Result<Grant, Refusal> {
-    let requested = Requested { cpu: ask.resources.cpu.request, memory: ask.resources.memory.request };
-    if let Some(previous) = ask.previous.filter(|previous| cpu::still_good(machine, ledger, ask, previous)) {
-        return Ok(Grant { gpus, requested, ..previous.clone() });
-    }
-    let cpu::CpuGrant { cpus, fenced, reason } = cpu::place(machine, ledger, ask)?;
-    Ok(Grant { cpus, fenced, gpus, requested, reason, moved: None })
+    align::with_cpus(machine, ledger, ask, grant.gpus.clone())
 }
 
 /// The cpuset to write for a grant: without what has become exclusive to others since.

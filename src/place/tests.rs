@@ -186,7 +186,7 @@ fn an_edit_of_how_cpus_sit_finds_others_only_where_it_has_to() {
         |fields: &str| place(&machine, &Ledger::of(&machine.topology), &Ask::of(&spec("w", fields), None)).unwrap();
     let kept = |held: &str, asked: &str| {
         let asked = spec("w", asked);
-        cpu::still_good(&machine, &Ledger::of(&machine.topology), &Ask::of(&asked, None), &grant(held))
+        cpu::still_good(&machine, &Ledger::of(&machine.topology), &Ask::of(&asked, None), &grant(held), None)
     };
     let two = |smt: &str| format!("cpu: {{class: exclusive, request: 2, smt: {smt}}}");
     assert!(kept(&two("full-core"), "cpu: {class: exclusive, request: 2}"));
@@ -277,7 +277,7 @@ fn a_grant_is_kept_until_it_no_longer_serves() {
     assert_eq!(grant.cpus.to_string(), "0,8");
     let good = |ledger: &Ledger, spec: &Spec| {
         let ask = Ask::of(spec, None);
-        cpu::still_good(&machine, ledger, &ask, &grant) && gpu::still_good(&machine, &ask, &grant)
+        cpu::still_good(&machine, ledger, &ask, &grant, None) && gpu::still_good(&machine, &ask, &grant)
     };
     assert!(good(&ledger, &web));
     assert!(good(&ledger, &spec("web", "cpu: 1")), "a lower limit needs no move");

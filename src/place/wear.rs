@@ -94,6 +94,13 @@ impl Wear {
         self.expect(holding, Way::Take);
     }
 
+    /// For somebody who may not have these: to them they are as closed as fenced ones, and stay so whoever leaves.
+    #[must_use]
+    pub fn without(mut self, cpus: &CpuSet) -> Wear {
+        self.fence(cpus, Way::Add);
+        self
+    }
+
     /// What a holding expects of its CPUs.
     fn expect(&mut self, holding: &Holding, way: Way) {
         let layout = Arc::clone(&self.layout);

@@ -235,7 +235,7 @@ fn fits(input: &Input<'_>, ledger: &Ledger, proposed: &Move) -> bool {
     is_where_it_was
         && !proposed.to.is_empty()
         && proposed.to.is_subset(&pool)
-        && place::cpu::still_good(machine, ledger, &ask, &moved)
+        && place::still_good(machine, ledger, &ask, &moved)
 }
 
 /// The grant with the CPUs that are proposed.

@@ -24,10 +24,11 @@ pub mod kernel;
 mod lifecycle;
 mod mend;
 pub mod probe;
+mod queue;
 mod rollout;
 pub mod strain;
 
-pub use lifecycle::{HOST_BUSY, environment};
+pub use lifecycle::{HOST_BUSY, PREEMPTED, environment};
 
 use crate::model::balance::Move;
 use crate::model::cgroup::{Shrink, Write};
@@ -37,14 +38,13 @@ use crate::model::exit::Exit;
 use crate::model::isolation::Changes;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
-use crate::model::observed::{Life, Observed};
+use crate::model::observed::Observed;
 use crate::model::probe::Standing;
 use crate::model::record::Record;
 use crate::model::spec::Signal;
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ask, Holding, Ledger, Refusal};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything a decision may depend on.
@@ -181,7 +181,8 @@ pub fn plan(input: &Input<'_>) -> Plan {
     let (courses, moves) = (rollout::courses(input), balance::acceptable(input, &ledger));
     let mut round = lifecycle::Round { courses, moves, ..lifecycle::Round::default() };
     let mut decisions: Vec<(Name, lifecycle::Decision)> = Vec::new();
-    for name in in_order(input) {
+    let mut queue = queue::Queue::of(input, &ledger, names(input));
+    while let Some(name) = queue.pop() {
         let decision = lifecycle::decide(input, &mut ledger, &round, &name);
         keep_leases(input, &mut ledger, &name);
         if decision.is_ready() {
@@ -189,6 +190,11 @@ pub fn plan(input: &Input<'_>) -> Plan {
         }
         if decision.leaves_gpu {
             round.leaving.insert(name.clone());
+        }
+        queue.count(&ledger, &name);
+        if decision.is_refused() && round.refused < lifecycle::REFUSED_MAX {
+            round.refused += 1;
+            make_room(input, &mut ledger, &mut round, &mut decisions, &decision);
         }
         decisions.push((name, decision));
     }
@@ -199,6 +205,27 @@ pub fn plan(input: &Input<'_>) -> Plan {
         lifecycle::settle(input, &ledger, name, decision, &mut plan);
     }
     plan
+}
+
+/// Stops those who leave for one that was refused, and keeps what it waits for from those behind it.
+fn make_room(
+    input: &Input<'_>,
+    ledger: &mut Ledger,
+    round: &mut lifecycle::Round,
+    decisions: &mut [(Name, lifecycle::Decision)],
+    refused: &lifecycle::Decision,
+) {
+    let Some((newcomer, victims)) = refused.newcomer() else { return };
+    for victim in victims {
+        round.preempted.insert(victim.clone(), lifecycle::Claim::of(newcomer));
+        if let Some((_, decision)) = decisions.iter_mut().find(|(name, _)| name == victim) {
+            *decision = lifecycle::decide(input, ledger, round, victim);
+        }
+    }
+    if round.heads.is_empty() || newcomer.preempting.is_some() {
+        let leaving = round.preempted.keys().cloned().collect();
+        round.heads.extend(queue::head(input, ledger, newcomer, &leaving));
+    }
 }
 
 /// A step that is under way was decided on the grant that is recorded: its GPUs are not free, whatever this pass would rather give.
@@ -291,23 +318,6 @@ fn ledger(input: &Input<'_>) -> Ledger {
 fn names(input: &Input<'_>) -> BTreeSet<Name> {
     let Input { desired, records, observed, blind, .. } = input;
     desired.wanted.keys().chain(records.keys()).chain(observed.keys()).chain(*blind).cloned().collect()
-}
-
-/// Those that run first, so that newcomers find the machine as it is; newcomers by priority, then by name.
-fn in_order(input: &Input<'_>) -> Vec<Name> {
-    let mut names: Vec<Name> = names(input).into_iter().collect();
-    names.sort_by_cached_key(|name| {
-        let life = input.observed.get(name).and_then(|seen| seen.instance.as_ref()).map(|instance| &instance.life);
-        let runs = matches!(life, Some(Life::Starting | Life::Running { .. }));
-        let wanted = input.desired.wanted.get(name).map(|wanted| wanted.spec.priority);
-        let priority = wanted.or_else(|| input.records.get(name).map(|record| record.spec.priority)).unwrap_or(0);
-        // Of several replicas the highest first, so that fewer of them end there.
-        let spec = input.records.get(name).map(|record| &record.spec);
-        let going = !input.desired.wanted.contains_key(name);
-        let index = spec.filter(|_| going).and_then(|spec| spec.replica.as_ref()).map_or(0, |replica| replica.index);
-        (!runs, Reverse(priority), Reverse(index), name.clone())
-    });
-    names
 }
 
 #[cfg(test)]

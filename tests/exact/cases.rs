@@ -156,7 +156,7 @@ impl Round {
             }
             let held = &self.holdings[&name];
             let ask = Ask::of(&held.spec, Some(&held.grant));
-            if !cpu::still_good(&self.machine, &ledger, &ask, &held.grant) {
+            if !cpu::still_good(&self.machine, &ledger, &ask, &held.grant, None) {
                 match cpu::place(&self.machine, &ledger, &ask) {
                     Ok(found) => {
                         let grant = Grant { cpus: found.cpus, fenced: found.fenced, ..held.grant.clone() };

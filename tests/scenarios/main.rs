@@ -31,6 +31,7 @@ mod reboots;
 mod recovery;
 mod resize;
 mod resources;
+mod room;
 mod rootfs;
 mod terminal;
 mod verbs;

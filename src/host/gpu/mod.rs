@@ -78,7 +78,7 @@ impl Gpus {
             Source::Machine => {
                 let mut providers: Vec<Box<dyn Provider>> = vec![Box::new(amd::Amd { root: root.clone() })];
                 match nvml::library::open() {
-                    Ok(library) => providers.push(Box::new(nvml::Nvml { library, root })),
+                    Ok(library) => providers.push(Box::new(nvml::Nvml::new(library, root))),
                     Err(absent) => tracing::debug!(reason = %absent, "no NVIDIA devices"),
                 }
                 providers

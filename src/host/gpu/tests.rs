@@ -221,6 +221,10 @@ impl Library for Transcript {
         let readings = self.0.lock().unwrap().clone()?;
         Ok(readings.into_iter().filter(|(_, there)| *there).map(|(reading, _)| reading).collect())
     }
+
+    fn errors(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
 }
 
 struct Nvidia {
@@ -241,7 +245,7 @@ impl Nvidia {
 
 impl Rig for Nvidia {
     fn provider(&self) -> Box<dyn Provider> {
-        Box::new(Nvml { library: Box::new(self.transcript.clone()), root: self.root.path().to_owned() })
+        Box::new(Nvml::new(Box::new(self.transcript.clone()), self.root.path().to_owned()))
     }
 
     fn break_it(&self) {

@@ -71,7 +71,9 @@ fn the_teaching_example_reads_as_it_is() {
         "count": 1,
         "memory": null,
         "model": null,
-        "onUnhealthy": "restart"
+        "onUnhealthy": "restart",
+        "align": "preferred",
+        "rebalance": "never"
       },
       "priority": 0,
       "labels": {},
@@ -216,7 +218,9 @@ network: host
         "count": 2,
         "memory": 8589934592,
         "model": "H200",
-        "onUnhealthy": "keep"
+        "onUnhealthy": "keep",
+        "align": "preferred",
+        "rebalance": "never"
       },
       "priority": -5,
       "labels": {

@@ -31,7 +31,8 @@ impl Search<'_> {
             pool = pool.union(&holding.grant.fenced);
         }
         let pool = pool.intersection(&self.machine.topology.usable);
-        Search { machine: self.machine, ledger: self.ledger, ask: self.ask, pool, wear: Cow::Owned(wear) }
+        let Search { machine, ledger, ask, within, .. } = *self;
+        Search { machine, ledger, ask, reach: within.of(&pool), pool, within, wear: Cow::Owned(wear) }
     }
 }
 

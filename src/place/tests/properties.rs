@@ -64,7 +64,7 @@ proptest! {
             let ask = Ask { name, resources: &holding.resources, gpu: None, previous: None };
             if is_counted(holding.resources.cpu.class) {
                 // Pinned ones make way for exclusive ones.
-                let stays = cpu::still_good(&machine, &ledger, &ask, &holding.grant);
+                let stays = cpu::still_good(&machine, &ledger, &ask, &holding.grant, None);
                 prop_assert!(stays || holding.resources.cpu.class == CpuClass::Pinned, "{} has to move at once", name);
                 prop_assert_eq!(holding.grant.cpus.len(), holding.resources.cpu.request.cpus_ceil());
             }

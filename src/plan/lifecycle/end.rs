@@ -1,11 +1,10 @@
 //! Stops that are under way, and what the end of a run means.
 
 use super::accept::replacement_reasons;
-use super::{Case, Decision, Next};
+use super::{Case, Decision, Next, word_for};
 use crate::model::clock::{Clock, Steady};
 use crate::model::exit::{Exit, Outcome};
 use crate::model::observed::{Instance, Life, Observed};
-use crate::model::probe::ProbeKind;
 use crate::model::record::{Record, Stopping};
 use crate::model::spec::{Kind, RestartPolicy, Signal, Spec, Stop};
 use crate::model::status::{ConditionKind, Phase};
@@ -72,7 +71,7 @@ impl Case<'_, '_> {
             Some(killed) => clock.left(killed, KILL_AGAIN),
         };
         if let Some(left) = left {
-            let word = stopping.failed.map_or("Stopping", ProbeKind::failure);
+            let word = word_for(stopping);
             self.find(ConditionKind::Ready, false, word, reason);
             if let Some(stopping) = self.record.stopping.take_if(|_| unasked) {
                 return self.ask(instance, stopping);
@@ -163,6 +162,10 @@ impl Case<'_, '_> {
             exit.outcome = Outcome::Unhealthy { reason: reason.clone(), code: exit.outcome.code() };
         }
         self.record.note_exit(exit.clone());
+        if stopping.as_ref().is_some_and(|stopping| stopping.preempted_for.is_some()) {
+            // It was ended for what it held: that is another's from now on, and it waits like one that never ran.
+            self.release();
+        }
         // What it was ended for by itself counts like an end of its own.
         let asked = stopping.is_some() && !timed_out && !failed;
         if asked || self.was_another(seen) {

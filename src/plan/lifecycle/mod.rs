@@ -8,6 +8,7 @@
 //! | `accept` | which record a pass works from, and what of an edit needs a new process |
 //! | here | where the workload should get to, and what that means for one that runs and for one that does not |
 //! | `start` | the next run, or what it waits for |
+//! | `room` | who waits for room since when, who has to leave for whom, who may not pass |
 //! | `order` | who starts after whom, and who is stopped before whom |
 //! | `schedule` | which times of a scheduled job have come, and what becomes of those that could not be kept |
 //! | `end` | a stop that is under way, and what the end of a run means, one by a reboot included |
@@ -22,16 +23,20 @@ mod fitness;
 mod gpus;
 mod moves;
 mod order;
+mod room;
 mod schedule;
 mod start;
 mod work;
 
 pub(super) use accept::replacement_reasons;
 pub(super) use end::began;
+pub use room::PREEMPTED;
+pub(super) use room::{Claim, REFUSED_MAX};
 pub use start::HOST_BUSY;
 pub use work::environment;
 pub(super) use work::settle;
 
+use super::queue::Head;
 use super::rollout::Course;
 use super::{Act, Finding, Input, Shutdown};
 use crate::model::balance::Move;
@@ -58,11 +63,28 @@ pub(super) struct Decision {
     wake_at: Option<Timestamp>,
     /// Whether it is stopped to leave a draining GPU.
     pub(super) leaves_gpu: bool,
+    /// Whether there is no room for it, and who is to be stopped for that.
+    is_refused: bool,
+    preempts: BTreeSet<Name>,
 }
 
 impl Decision {
+    fn blank(record: Option<Record>, next: Next, phase: Phase) -> Decision {
+        let (findings, wake_at, preempts) = (Vec::new(), None, BTreeSet::new());
+        Decision { record, next, phase, findings, wake_at, leaves_gpu: false, is_refused: false, preempts }
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         self.findings.iter().any(|finding| finding.kind == ConditionKind::Ready && finding.status)
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
+    /// The record of one that was refused, and who is to be stopped for it.
+    pub(super) fn newcomer(&self) -> Option<(&Record, &BTreeSet<Name>)> {
+        Some((self.record.as_ref()?, &self.preempts))
     }
 }
 
@@ -91,6 +113,12 @@ pub(super) struct Round {
     pub moves: BTreeMap<Name, Move>,
     /// Those that are stopped in this pass to leave a draining GPU.
     pub leaving: BTreeSet<Name>,
+    /// How many there was no room for, as far as they have been looked for.
+    pub refused: usize,
+    /// Those for whom room is kept, the first in the queue first.
+    pub heads: Vec<Head>,
+    /// Those that are stopped in this pass to make room, and for whom.
+    pub preempted: BTreeMap<Name, Claim>,
 }
 
 /// Where a workload should get to.
@@ -125,8 +153,23 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
     if input.desired.guarded.contains(name) {
         record.deletion = Some(Deletion::Held);
     }
-    let (ready, leaving, moves, findings) = (&round.ready, &round.leaving, &round.moves, Vec::new());
-    let mut case = Case { input, ledger, ready, leaving, moves, record, target, findings, leaves_gpu: false };
+    let Round { ready, courses: _, moves, leaving, refused, heads, preempted } = round;
+    let refused_before = *refused;
+    let findings = Vec::new();
+    let mut case = Case {
+        input,
+        ledger,
+        ready,
+        leaving,
+        moves,
+        refused_before,
+        heads,
+        preempted,
+        record,
+        target,
+        findings,
+        leaves_gpu: false,
+    };
     case.findings.push(accepted(&case.record, input.desired, course, changed));
     if seen.instance.is_none() && seen.group.is_none() {
         case.nothing_is_left();
@@ -141,25 +184,28 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
     }
 }
 
+/// What a run that is being stopped is told to be, in one word.
+fn word_for(stopping: &Stopping) -> &'static str {
+    match (stopping.failed, &stopping.preempted_for) {
+        (Some(probe), _) => probe.failure(),
+        (None, Some(_)) => PREEMPTED,
+        (None, None) => "Stopping",
+    }
+}
+
 /// Too little is known to do anything about it.
 fn unexplained(reason: &str) -> Decision {
     let ready = Finding { kind: ConditionKind::Ready, status: false, reason: "Unknown", message: reason.to_owned() };
     let next = Next::Rest { reason: reason.to_owned() };
-    Decision { record: None, next, phase: Phase::Pending, findings: vec![ready], wake_at: None, leaves_gpu: false }
+    Decision { findings: vec![ready], ..Decision::blank(None, next, Phase::Pending) }
 }
 
 /// Nothing is known about it but what lies around: a crash came between making a cgroup and starting something in it.
 fn leftovers(seen: &Observed) -> Decision {
     let populated = seen.group.as_ref().is_some_and(|group| group.populated);
     let act = if populated { Act::Kill } else { Act::Forget };
-    Decision {
-        record: None,
-        next: Next::Do { act, reason: "a leftover that no record and no manifest explains".to_owned() },
-        phase: Phase::Stopping,
-        findings: Vec::new(),
-        wake_at: None,
-        leaves_gpu: false,
-    }
+    let next = Next::Do { act, reason: "a leftover that no record and no manifest explains".to_owned() };
+    Decision::blank(None, next, Phase::Stopping)
 }
 
 /// One workload being decided.
@@ -169,6 +215,9 @@ struct Case<'a, 'b> {
     ready: &'b BTreeSet<Name>,
     leaving: &'b BTreeSet<Name>,
     moves: &'b BTreeMap<Name, Move>,
+    refused_before: usize,
+    heads: &'b [Head],
+    preempted: &'b BTreeMap<Name, Claim>,
     record: Record,
     target: Target,
     findings: Vec<Finding>,
@@ -178,7 +227,7 @@ struct Case<'a, 'b> {
 impl Case<'_, '_> {
     fn decision(self, phase: Phase, next: Next, wake_at: Option<Timestamp>) -> Decision {
         let Case { record, findings, leaves_gpu, .. } = self;
-        Decision { record: Some(record), next, phase, findings, wake_at, leaves_gpu }
+        Decision { findings, wake_at, leaves_gpu, ..Decision::blank(Some(record), next, phase) }
     }
 
     fn find(&mut self, kind: ConditionKind, status: bool, reason: &'static str, message: impl Into<String>) {
@@ -206,6 +255,7 @@ impl Case<'_, '_> {
         };
         let timeout_at = self.timeout_at(instance);
         let timed_out = timeout_at.is_some_and(|at| at <= self.input.clock.steady);
+        let makes_room = self.makes_room();
         let reason = match self.target {
             Target::Gone => Some(self.gone()),
             Target::Suspended => Some("its manifest says suspend".to_owned()),
@@ -218,7 +268,7 @@ impl Case<'_, '_> {
             Target::Run => {
                 let reason = self.leaves_its_gpu();
                 self.leaves_gpu = reason.is_some();
-                reason
+                reason.or_else(|| makes_room.as_ref().map(|(_, why)| why.clone()))
             }
         };
         if let Some(reason) = reason {
@@ -233,12 +283,14 @@ impl Case<'_, '_> {
                 self.find(ConditionKind::Ready, false, "Stopping", message);
                 return self.decision(Phase::Stopping, Next::Keep, None);
             }
-            self.find(ConditionKind::Ready, false, "Stopping", reason.clone());
             if self.target == Target::Gone && self.record.deletion != Some(Deletion::Approved) {
                 self.record.deletion = Some(Deletion::Begun);
             }
-            let stopping = Stopping::by_asking(self.input.clock.now(), reason);
-            return self.ask(instance, Stopping { timed_out, ..stopping });
+            let preempted_for = makes_room.filter(|(_, why)| *why == reason).map(|(newcomer, _)| newcomer);
+            let stopping = Stopping::by_asking(self.input.clock.now(), reason.clone());
+            let stopping = Stopping { timed_out, preempted_for, ..stopping };
+            self.find(ConditionKind::Ready, false, word_for(&stopping), reason);
+            return self.ask(instance, stopping);
         }
         if let Some(started_as) = instance.record.as_ref().filter(|was| was.spec.logs != self.record.spec.logs) {
             let message = format!("logs stay at {} until its next start", started_as.spec.logs);
@@ -305,7 +357,7 @@ impl Case<'_, '_> {
                 self.act(Phase::Stopping, Act::Forget, reason)
             }
             Target::Suspended => {
-                self.release();
+                self.leave_queue();
                 self.find(ConditionKind::Ready, false, "Suspended", "its manifest says suspend");
                 self.rest(Phase::Suspended, "suspended", None)
             }
@@ -321,7 +373,7 @@ impl Case<'_, '_> {
             }
             Target::Run if self.awaits_its_time() => self.await_time(),
             Target::Run if self.record.finished => {
-                self.release();
+                self.leave_queue();
                 let message = self.last_words();
                 self.find(ConditionKind::Ready, false, "Finished", message);
                 let phase = self.finished_phase();
@@ -338,6 +390,12 @@ impl Case<'_, '_> {
 
     fn last_outcome(&self) -> String {
         self.record.last_exit.as_ref().map_or_else(|| "never run".to_owned(), |exit| exit.outcome.to_string())
+    }
+
+    /// It does not want to start any more, for now.
+    fn leave_queue(&mut self) {
+        self.release();
+        (self.record.queued, self.record.preempting) = (None, None);
     }
 
     fn release(&mut self) {

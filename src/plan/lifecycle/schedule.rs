@@ -111,7 +111,7 @@ impl Case<'_, '_> {
 
     /// Between two runs.
     pub(super) fn await_time(mut self) -> Decision {
-        self.release();
+        self.leave_queue();
         let next = self.next_time();
         let mut message = next.map_or_else(|| "it has no next run".to_owned(), |next| format!("next run at {next}"));
         if let Some(exit) = &self.record.last_exit {

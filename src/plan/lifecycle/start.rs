@@ -40,13 +40,11 @@ impl Case<'_, '_> {
         }
         let grant = match self.placed() {
             Ok(grant) => grant,
-            Err(refusal) => {
-                self.release();
-                self.find(ConditionKind::Placed, false, refusal.reason, refusal.message.clone());
-                self.find(ConditionKind::Ready, false, "NotPlaced", "waits for room");
-                return self.rest(Phase::Pending, refusal.message, None);
-            }
+            Err(refusal) => return self.refused(refusal),
         };
+        if let Some(why) = self.kept_back() {
+            return self.queued(why);
+        }
         if self.record.spec.process.security.user_namespace && self.record.ids.is_none() {
             match place::ids::choose(self.ledger, &self.record.spec.name) {
                 Ok(ids) => {
@@ -75,6 +73,7 @@ impl Case<'_, '_> {
         }
         // What is begun anew goes on: neither a stop that went before nor a consent to it is about this run.
         self.record.deletion = self.record.deletion.filter(|deletion| *deletion == Deletion::Held);
+        (self.record.queued, self.record.preempting) = (None, None);
         self.record.instance += 1;
         self.record.begun = Some(clock.now());
         self.find(ConditionKind::Ready, false, "Starting", "being set up");

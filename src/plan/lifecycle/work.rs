@@ -3,10 +3,10 @@
 use super::{Decision, Next};
 use crate::model::cgroup::{Shrink, Write};
 use crate::model::exit::{Exit, Outcome};
-use crate::model::gpu::{SHARE_BYTES, Share, VISIBLE_DEVICES, VISIBLE_DEVICES_AMD, Vendor};
+use crate::model::gpu::{GpuAlign, SHARE_BYTES, Share, VISIBLE_DEVICES, VISIBLE_DEVICES_AMD, Vendor};
 use crate::model::name::Name;
 use crate::model::record::{Record, Stopping};
-use crate::model::spec::{Kind, Process, REPLICA_VARIABLE};
+use crate::model::spec::{Align, Kind, Process, REPLICA_VARIABLE};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ledger};
@@ -18,7 +18,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Turns a decision into work, now that every grant is known.
 pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, decision: Decision, plan: &mut Plan) {
-    let Decision { record, next, mut phase, mut findings, mut wake_at, leaves_gpu: _ } = decision;
+    let Decision { record, next, mut phase, mut findings, mut wake_at, leaves_gpu: _, is_refused: _, preempts: _ } =
+        decision;
     let mut observed_generation = 0;
     let starts = matches!(next, Next::Start);
     let mut work = match (next, &record) {
@@ -149,6 +150,10 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
     let mut resources = record.spec.resources.clone();
     if let Some(grant) = &record.grant {
         resources.memory.request = grant.requested.memory;
+    }
+    // Whose CPUs have to be beside its devices has its memory there too.
+    if record.spec.gpu.as_ref().is_some_and(|request| request.align == GpuAlign::Required) {
+        resources.cpu.align = Align::Required;
     }
     let wanted = kernel::wanted(&resources, &cpus, machine);
     let leases = record.grant.iter().flat_map(|grant| &grant.gpus);

@@ -32,8 +32,8 @@ fn nothing_is_started_for_a_manifest_that_may_be_gone() {
     assert!(world.after(60_000).settle().is_empty(), "it waits for the manifest, not for a time");
     world.just_begun = false;
     insta::assert_snapshot!(world.settle(), @"
-    done: forget (done.yaml was deleted and nothing of it runs)
     web: forget (web.yaml was deleted and nothing of it runs)
+    done: forget (done.yaml was deleted and nothing of it runs)
       done Stopping Accepted=false Deleted: done.yaml is gone
       web Stopping Accepted=false Deleted: web.yaml is gone
     ");

@@ -150,10 +150,10 @@ fn the_two_kinds_do_not_open_the_way_for_each_other() {
     world.files.clear();
     insta::assert_snapshot!(world.pass(), @"
     w0: stop { signal: signal(15) } (w0.yaml was deleted)
-    r0: remember (it is not to be run again)
     r1: remember (suspended)
-    r2: remember (it is not to be run again)
     r3: remember (suspended)
+    r0: remember (it is not to be run again)
+    r2: remember (it is not to be run again)
       r0 Completed Accepted=false DeletionHeld: too many manifests have gone at once (4 of 4 that are done or suspended, at most 3 may): it is not deleted before its manifest is back or `containerctl approve` consents; Ready=false Finished: exited with code 0
       r1 Suspended Accepted=false DeletionHeld: too many manifests have gone at once (4 of 4 that are done or suspended, at most 3 may): it is not deleted before its manifest is back or `containerctl approve` consents; Ready=false Suspended: its manifest says suspend
       r2 Completed Accepted=false DeletionHeld: too many manifests have gone at once (4 of 4 that are done or suspended, at most 3 may): it is not deleted before its manifest is back or `containerctl approve` consents; Ready=false Finished: exited with code 0

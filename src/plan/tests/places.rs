@@ -76,8 +76,8 @@ fn jobs_wait_for_a_quieter_host_and_services_do_not() {
     world.utilisation_percent = Some(90);
     world.file("job.yaml", "kind: job\ncommand: a").file("web.yaml", "command: b");
     insta::assert_snapshot!(world.pass(), @"
-    job: remember (host CPUs are 90 % busy, jobs start at 85 % or less (controller --job-cpu-threshold))
     web: start (new; no cpu.limit: all shared CPUs)
+    job: remember (host CPUs are 90 % busy, jobs start at 85 % or less (controller --job-cpu-threshold))
       job Pending Ready=false HostBusy: host CPUs are 90 % busy, jobs start at 85 % or less (controller --job-cpu-threshold)
       web Starting Ready=false Starting: being set up
     ");

@@ -2,14 +2,27 @@
 
 use super::{Instance, Library, Reading};
 use crate::host::gpu::ProviderError;
+use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus};
+use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::event::EventSet;
 use nvml_wrapper::{Device, Nvml};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// The name it has wherever there is a driver; the one without a number comes with development packages only.
 const NAME: &str = "libnvidia-ml.so.1";
 
-struct Loaded(Nvml);
+/// Events that are taken at one look, so that a device in a storm of them holds nobody up; the rest come with the next.
+const EVENTS_MAX: usize = 64;
+
+struct Loaded {
+    /// For as long as the program runs: those who listen borrow it.
+    nvml: &'static Nvml,
+    /// Who listens for errors of a device, by its identity. A set each: one that cannot be listened to spoils no other.
+    listening: Mutex<BTreeMap<String, Option<EventSet<'static>>>>,
+}
 
 /// Loads it; why not, in words.
 pub fn open() -> Result<Box<dyn Library>, String> {
@@ -18,23 +31,24 @@ pub fn open() -> Result<Box<dyn Library>, String> {
 
 fn open_named(name: &str) -> Result<Box<dyn Library>, String> {
     match Nvml::builder().lib_path(name.as_ref()).init() {
-        Ok(nvml) => Ok(Box::new(Loaded(nvml))),
+        Ok(nvml) => Ok(Box::new(Loaded { nvml: Box::leak(Box::new(nvml)), listening: Mutex::default() })),
         Err(error) => Err(format!("{name}: {error}")),
     }
 }
 
 impl Library for Loaded {
     fn devices(&self) -> Result<Vec<Reading>, ProviderError> {
-        let count = self.0.device_count().map_err(failed("nvmlDeviceGetCount"))?;
+        let count = self.nvml.device_count().map_err(failed("nvmlDeviceGetCount"))?;
         let mut devices = Vec::new();
         for index in 0..count {
-            match self.0.device_by_index(index) {
+            match self.nvml.device_by_index(index) {
                 Ok(device) => devices.push(device),
                 // It fell off the bus: the others are none the worse, and one that is missed is seen to be missing.
                 Err(NvmlError::GpuLost) => {}
                 Err(error) => return Err(failed("nvmlDeviceGetHandleByIndex")(error)),
             }
         }
+        self.listen(&devices);
         let mut readings = Vec::new();
         for device in &devices {
             match reading(device, &devices) {
@@ -43,6 +57,37 @@ impl Library for Loaded {
             }
         }
         Ok(readings)
+    }
+
+    fn errors(&self) -> Vec<(String, u64)> {
+        let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut errors = Vec::new();
+        for (uuid, set) in listening.iter().filter_map(|(uuid, set)| Some((uuid, set.as_ref()?))) {
+            // Waits for nothing: what has not come yet comes with the next look.
+            let events = (0..EVENTS_MAX).map_while(|_| set.wait(0).ok());
+            errors.extend(events.filter_map(|event| match event.event_data? {
+                XidError::Value(xid) => Some((uuid.clone(), xid)),
+                XidError::Unknown => Some((uuid.clone(), XID_UNKNOWN)),
+            }));
+        }
+        errors
+    }
+}
+
+/// The number that stands for an error which the library has no number for (nvml.h, `nvmlEventData_t`).
+const XID_UNKNOWN: u64 = 999;
+
+impl Loaded {
+    /// Listens for the errors of devices that are new. One that cannot say (a virtual one, an old one) is not asked again.
+    fn listen(&self, devices: &[Device<'static>]) {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        for device in devices {
+            let Ok(uuid) = device.uuid() else { continue };
+            listening.entry(uuid).or_insert_with(|| {
+                let set = self.nvml.create_event_set().ok()?;
+                device.register_events(EventTypes::CRITICAL_XID_ERROR, set).ok()
+            });
+        }
     }
 }
 

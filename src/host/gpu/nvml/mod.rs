@@ -4,6 +4,7 @@
 //! A device divided into MIG instances is not offered itself: its instances are, those that exist.
 
 pub mod library;
+mod xid;
 
 use super::{Provider, ProviderError, bus, node};
 use crate::model::gpu::{Exposure, Gpu, GpuId, Vendor};
@@ -11,6 +12,7 @@ use crate::model::units::Bytes;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Nodes every NVIDIA program opens beside the device's own.
 const CONTROL: &str = "/dev/nvidiactl";
@@ -20,6 +22,9 @@ const UVM: &str = "/dev/nvidia-uvm";
 /// What is asked of the library.
 pub trait Library: Send + Sync {
     fn devices(&self) -> Result<Vec<Reading>, ProviderError>;
+
+    /// The critical errors (Xid) reported since this was last asked, with the device's identity.
+    fn errors(&self) -> Vec<(String, u64)>;
 }
 
 /// What the library says of one device.
@@ -58,8 +63,9 @@ pub struct Instance {
 
 /// The provider; files are read below `root`.
 pub struct Nvml {
-    pub library: Box<dyn Library>,
-    pub root: PathBuf,
+    library: Box<dyn Library>,
+    root: PathBuf,
+    errors: xid::Errors,
 }
 
 impl Provider for Nvml {
@@ -68,11 +74,17 @@ impl Provider for Nvml {
     }
 
     fn devices(&self) -> Result<Vec<Gpu>, ProviderError> {
-        Ok(self.library.devices()?.iter().flat_map(|reading| self.offered(reading)).collect())
+        let readings = self.library.devices()?;
+        self.errors.take(self.library.errors(), Instant::now());
+        Ok(readings.iter().flat_map(|reading| self.offered(reading)).collect())
     }
 }
 
 impl Nvml {
+    pub fn new(library: Box<dyn Library>, root: PathBuf) -> Nvml {
+        Nvml { library, root, errors: xid::Errors::default() }
+    }
+
     fn offered(&self, reading: &Reading) -> Vec<Gpu> {
         let device = self.root.join("sys/bus/pci/devices").join(pci_address(&reading.bus_id));
         let whole = Gpu {
@@ -80,7 +92,7 @@ impl Nvml {
             node: node(&device),
             bus: bus(&device),
             links: reading.links.iter().cloned().map(GpuId).collect(),
-            fault: reading.fault.clone(),
+            fault: reading.fault.clone().or_else(|| self.errors.fault(&reading.uuid)),
             exposure: self.exposure(reading.minor),
             ..Gpu::new(GpuId(reading.uuid.clone()), Vendor::Nvidia, &*reading.name, Bytes(reading.memory_total))
         };

@@ -165,7 +165,7 @@ impl Search<'_> {
         let wear = &self.wear;
         let all = &wear.layout.cores[core];
         let here =
-            |cpu: &u32| self.pool.contains(*cpu) && wear.layout.home(*cpu).is_some_and(|home| home.block == block);
+            |cpu: &u32| self.reach.contains(*cpu) && wear.layout.home(*cpu).is_some_and(|home| home.block == block);
         let mut threads: Vec<u32> = all.iter().filter(here).collect();
         let is_exclusive = demand.class == CpuClass::Exclusive;
         let takes_core = is_exclusive && demand.smt != Smt::Any;
