@@ -91,7 +91,7 @@ impl World {
                 let name = String::from_utf8_lossy(&key).into_owned();
                 self.say(|| format!("disk: the record of {name} is torn"));
                 if let Ok(name) = name.parse() {
-                    self.excuse(&name);
+                    self.excuse_all(&name);
                 }
             }
             Disk::write(&mut self.disk.kernel, (key, value));
@@ -123,7 +123,7 @@ impl Records {
             let mut world = self.0.world();
             Disk::write(&mut world.disk.memory, (key.to_vec(), value.clone()));
             world.disk.pending.push((key.to_vec(), value));
-            world.steps += 1;
+            world.step(name.as_ref());
             world.say(|| format!("{call} {}", String::from_utf8_lossy(key)));
             if !std::mem::replace(&mut world.disk.syncing, true) {
                 let (delay, boot) = (world.rng.below(25), world.kernel.boot);
@@ -150,6 +150,7 @@ impl Table for Records {
         });
         let mut world = self.0.world();
         world.disk.flush_failed = failed.is_err();
+        world.truth.flush_failed |= failed.is_err();
         failed?;
         world.flush_to_kernel();
         drop(world);

@@ -1,7 +1,8 @@
 //! The simulated manifests folder, with what people and their tools do to it.
 
+use crate::census::Told;
 use crate::rng::Rng;
-use crate::vocabulary::{bad, good};
+use crate::vocabulary::{bad, good, idle, scaled};
 use crate::world::{Sim, World};
 use containerctl::control;
 use containerctl::control::folder::{FolderError, Scan};
@@ -9,7 +10,7 @@ use containerctl::manifest::away::DELETION_SETTLES;
 use containerctl::manifest::diagnostic::Diagnostic;
 use containerctl::manifest::tree::Place;
 use containerctl::manifest::{Parsed, parse};
-use containerctl::model::name::Name;
+use containerctl::model::spec::Spec;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -22,11 +23,13 @@ const SETTLES: u64 = DELETION_SETTLES.as_secs() * 1000;
 /// Workloads of one story.
 const NAMES: [&str; 6] = ["w0", "w1", "w2", "w3", "w4", "w5"];
 
+#[derive(Clone)]
 pub struct File {
+    pub text: String,
     pub parsed: Arc<Parsed>,
     pub unreadable_until: u64,
     pub written_until: u64,
-    /// Somebody replaces it: until then it is not there.
+    /// Not to be seen before this.
     pub away_until: u64,
 }
 
@@ -43,22 +46,20 @@ pub struct Shelf {
 impl File {
     fn new(path: &str, text: &str) -> File {
         let parsed = Arc::new(parse(path, text.as_bytes()));
-        File { parsed, unreadable_until: 0, written_until: 0, away_until: 0 }
+        File { text: text.to_owned(), parsed, unreadable_until: 0, written_until: 0, away_until: 0 }
     }
+}
+
+/// Whether a file is about a workload, as its name says, or about a replica of it.
+pub fn is_about(path: &str, workload: &str) -> bool {
+    path.trim_end_matches(".yaml").trim_start_matches("also-") == workload.split('.').next().unwrap_or(workload)
 }
 
 impl Shelf {
     pub fn new(rng: &mut Rng) -> Shelf {
         let count = usize::try_from(rng.between(1, NAMES.len() as u64 + 1)).unwrap_or(1);
         let names = NAMES[..count].to_vec();
-        let mut files = BTreeMap::new();
-        for name in &names {
-            if rng.chance(7_000) {
-                let path = format!("{name}.yaml");
-                files.insert(path.clone(), File::new(&path, &good(rng)));
-            }
-        }
-        Shelf { files, names, gone_until: 0, missing: BTreeMap::new(), read: BTreeMap::new() }
+        Shelf { files: BTreeMap::new(), names, gone_until: 0, missing: BTreeMap::new(), read: BTreeMap::new() }
     }
 
     /// Everything can be read again.
@@ -69,19 +70,21 @@ impl Shelf {
         }
     }
 
-    /// Somebody replaces files while a controller starts: each is there again before a deletion would have settled.
-    pub fn take_away(&mut self, rng: &mut Rng, now: u64) {
-        for file in self.files.values_mut().filter(|file| file.away_until < now) {
-            if rng.chance(6_000) {
-                file.away_until = now + rng.between(1, SETTLES);
-            }
-        }
-    }
-
     /// A controller that was started has read nothing yet.
     pub fn forget(&mut self) {
         self.read.clear();
         self.missing.clear();
+    }
+
+    /// What the files about a workload ask for, and whether there is any, and any that cannot be accepted.
+    pub fn claims(&self, workload: &str, now: u64) -> (Vec<Arc<Spec>>, bool, bool) {
+        let about = self.files.iter().filter(|(path, file)| is_about(path, workload) && file.away_until <= now);
+        let (mut claims, mut any, mut broken) = (Vec::new(), false, false);
+        for (_, file) in about {
+            (any, broken) = (true, broken || file.parsed.broken);
+            claims.extend(file.parsed.workloads.iter().map(|(spec, _)| Arc::clone(spec)));
+        }
+        (claims, any, broken)
     }
 
     fn scan(&mut self, now: u64) -> Result<Scan, FolderError> {
@@ -94,8 +97,7 @@ impl Shelf {
             let wait = Duration::from_millis(wait);
             scan.again_in = Some(scan.again_in.map_or(wait, |other: Duration| other.min(wait)));
         };
-        let here = |file: &File| file.away_until <= now;
-        for (path, file) in self.files.iter().filter(|(_, file)| here(file)) {
+        for (path, file) in self.files.iter().filter(|(_, file)| file.away_until <= now) {
             self.missing.remove(path);
             if now < file.written_until {
                 soon(200);
@@ -116,8 +118,8 @@ impl Shelf {
             };
             self.read.insert(path.clone(), parsed);
         }
-        let is_gone = |path: &&String| !self.files.get(*path).is_some_and(here);
-        let gone: Vec<String> = self.read.keys().filter(is_gone).cloned().collect();
+        let is_there = |path: &String| self.files.get(path).is_some_and(|file| file.away_until <= now);
+        let gone: Vec<String> = self.read.keys().filter(|path| !is_there(path)).cloned().collect();
         for path in gone {
             let since = *self.missing.entry(path.clone()).or_insert(now);
             if now >= since + SETTLES {
@@ -136,56 +138,118 @@ impl Shelf {
 }
 
 impl World {
-    /// Saves a file. Good ones are reason enough to replace what runs.
-    pub fn save(&mut self, is_good: bool, busy: u64) {
-        let name = *self.rng.pick(&self.shelf.names.clone());
-        let path = format!("{name}.yaml");
-        let text = if is_good { good(&mut self.rng) } else { bad(&mut self.rng) };
-        self.say(|| format!("folder: {path} becomes {text:?}"));
-        let file = File { written_until: self.now + busy, ..File::new(&path, &text) };
-        self.shelf.files.insert(path, file);
-        if is_good {
-            self.note_edit(&name.parse().unwrap(), busy);
-        }
-        self.tell_of_folder();
-        if busy > 0 {
-            self.tell_of_folder();
+    /// What is there as the story begins.
+    pub fn fill_the_folder(&mut self) {
+        for name in self.shelf.names.clone() {
+            if self.rng.chance(7_000) {
+                self.write_good(name, &format!("{name}.yaml"), 0);
+            }
         }
     }
 
-    pub fn delete(&mut self) {
-        let paths: Vec<String> = self.shelf.files.keys().cloned().collect();
-        if paths.is_empty() {
-            return;
+    fn put(&mut self, name: &str, path: String, file: File) {
+        self.say(|| format!("folder: {path} becomes {:?}", file.text));
+        self.shelf.files.insert(path, file);
+        self.note_folder(name);
+        self.tell_of_folder();
+    }
+
+    fn write_good(&mut self, name: &'static str, path: &str, busy: u64) {
+        let (word, mut text) = good(&mut self.rng, name, &self.shelf.names);
+        self.census.note(Told::Word(word));
+        if path.starts_with("also-") {
+            text = format!("name: {name}\n{text}");
         }
-        let path = self.rng.pick(&paths).clone();
-        self.say(|| format!("folder: {path} is deleted"));
-        self.shelf.files.remove(&path);
+        let file = File { written_until: self.now + busy, ..File::new(path, &text) };
+        self.put(name, path.to_owned(), file);
+    }
+
+    /// Saves a file.
+    pub fn save(&mut self, is_good: bool, busy: u64) {
+        let name = *self.rng.pick(&self.shelf.names);
+        let path = format!("{name}.yaml");
+        if is_good {
+            return self.write_good(name, &path, busy);
+        }
+        let text = bad(&mut self.rng);
+        let file = File::new(&path, &text);
+        self.put(name, path, file);
+    }
+
+    /// Asks for another number of replicas, where there are any. Answers whether it did.
+    pub fn scale(&mut self) -> bool {
+        let rng = &mut self.rng;
+        let known: Vec<(String, String)> =
+            self.shelf.files.iter().filter_map(|(path, file)| Some((path.clone(), scaled(rng, &file.text)?))).collect();
+        if known.is_empty() {
+            return false;
+        }
+        let (path, text) = self.rng.pick(&known).clone();
+        let (name, file) = (owner(&path), File::new(&path, &text));
+        self.put(&name, path, file);
+        true
+    }
+
+    /// Everything that is done by the calendar is put off, so that the host can come to rest.
+    pub fn put_off_schedules(&mut self) {
+        let edits: Vec<(String, String)> =
+            self.shelf.files.iter().filter_map(|(path, file)| Some((path.clone(), idle(&file.text)?))).collect();
+        for (path, text) in edits {
+            let (name, file) = (owner(&path), File::new(&path, &text));
+            self.put(&name, path, file);
+        }
+        // What a file that cannot be read keeps as it was goes on by its calendar.
         for name in self.shelf.names.clone() {
-            // A duplicate names another; whoever may be concerned is.
-            if path.contains(name) || path.starts_with("also-") {
-                let name: Name = name.parse().unwrap();
-                self.note_edit(&name, 0);
+            let record = name.parse().ok().and_then(|name| self.disk.record(&name));
+            let Some(record) = record.filter(|record| record.spec.job.schedule.is_some()) else { continue };
+            if self.shelf.files.get(&record.origin.path).is_some_and(|file| file.parsed.broken) {
+                let file = File::new(&record.origin.path, &format!("name: {name}\ncommand: serve\n"));
+                self.put(name, record.origin.path, file);
             }
         }
+    }
+
+    fn a_path(&mut self) -> Option<String> {
+        let paths: Vec<&String> = self.shelf.files.keys().collect();
+        if paths.is_empty() { None } else { Some((*self.rng.pick(&paths)).clone()) }
+    }
+
+    pub fn delete(&mut self) {
+        let Some(path) = self.a_path() else { return };
+        self.say(|| format!("folder: {path} is deleted"));
+        self.shelf.files.remove(&path);
+        self.note_folder(&owner(&path));
+        self.tell_of_folder();
+    }
+
+    /// A file is away for a while that is too short to mean anything.
+    pub fn blink(&mut self) {
+        let Some(path) = self.a_path() else { return };
+        let until = self.now + self.rng.between(50, 900);
+        self.say(|| format!("folder: {path} is away until {until} ms"));
+        self.shelf.files.get_mut(&path).into_iter().for_each(|file| file.away_until = until);
+        self.note_folder(&owner(&path));
+        self.tell_of_folder();
+        self.after(until - self.now, crate::world::Event::FolderStirs(owner(&path)));
+    }
+
+    pub fn unreadable(&mut self) {
+        let Some(path) = self.a_path() else { return };
+        let until = self.now + self.rng.between(100, 6_000);
+        self.say(|| format!("folder: {path} cannot be read until {until} ms"));
+        self.shelf.files.get_mut(&path).into_iter().for_each(|file| file.unreadable_until = until);
         self.tell_of_folder();
     }
 
     pub fn duplicate(&mut self) {
-        let name = *self.rng.pick(&self.shelf.names.clone());
-        let path = format!("also-{name}.yaml");
-        let text = format!("name: {name}\n{}", good(&mut self.rng));
-        self.say(|| format!("folder: {path} becomes {text:?}"));
-        // Where the file that has the name is missing, it is this one's turn.
-        if self.shelf.files.get(&format!("{name}.yaml")).is_none_or(|file| file.parsed.workloads.is_empty())
-            || self.shelf.files.contains_key(&path)
-        {
-            self.note_edit(&name.parse().unwrap(), 0);
-        }
-        let file = File::new(&path, &text);
-        self.shelf.files.insert(path, file);
-        self.tell_of_folder();
+        let name = *self.rng.pick(&self.shelf.names);
+        self.write_good(name, &format!("also-{name}.yaml"), 0);
     }
+}
+
+/// The workload that a file is about.
+pub fn owner(path: &str) -> String {
+    path.trim_end_matches(".yaml").trim_start_matches("also-").to_owned()
 }
 
 /// What the controller scans.

@@ -14,25 +14,34 @@ impl World {
                 let busy = self.rng.between(50, 3_000);
                 self.save(true, busy);
             }
-            Happening::Delete => self.delete(),
-            Happening::Duplicate => self.duplicate(),
-            Happening::Unreadable => {
-                let until = self.now + self.rng.between(100, 6_000);
-                let paths: Vec<String> = self.shelf.files.keys().cloned().collect();
-                if !paths.is_empty() {
-                    let path = self.rng.pick(&paths).clone();
-                    self.shelf.files.get_mut(&path).into_iter().for_each(|file| file.unreadable_until = until);
-                    self.tell_of_folder();
+            Happening::Scale => {
+                if !self.scale() {
+                    self.save(true, 0);
                 }
             }
+            Happening::Delete => self.delete(),
+            Happening::Blink | Happening::AwayOverRestart => self.blink(),
+            Happening::Duplicate => self.duplicate(),
+            Happening::Unreadable => self.unreadable(),
             Happening::FolderGone => {
                 self.shelf.gone_until = self.now + self.rng.between(100, 8_000);
                 self.tell_of_folder();
             }
-            Happening::ClockJump => {
-                let (back, by) = (self.rng.chance(5_000), self.rng.below(3_600_000).cast_signed());
-                self.clock_skew += if back { -by } else { by };
+            Happening::ClockAhead => {
+                self.clock_skew += self.rng.below(3_600_000).cast_signed();
+                self.truth.clock_set = Some(self.now);
             }
+            Happening::ClockBack => {
+                self.clock_skew -= self.rng.below(3_600_000).cast_signed();
+                (self.truth.clock_set, self.truth.clock_back) = (Some(self.now), Some(self.now));
+            }
+            Happening::Sicken => self.sicken(),
+            Happening::LogsGone => self.with_a_group(|world, name| {
+                let until = world.now + world.rng.below(40_000);
+                let (folder, gone) = world.kernel.log_folders.entry(name.clone()).or_default();
+                (*folder, *gone) = (*folder + 1, until);
+            }),
+            Happening::WipeRuntime => self.wipe_runtime(),
             Happening::Exit => {
                 let runs = &self.kernel.runs;
                 let running: Vec<usize> = (0..runs.len()).filter(|id| runs[*id].stage == Stage::Running).collect();
@@ -74,10 +83,16 @@ impl World {
                     boxed.truncate(half);
                 }
             }),
-            Happening::RuntimeFull => self.kernel.runtime_full_until = self.now + self.rng.between(100, 5_000),
-            Happening::StateFull => self.disk.full_until = self.now + self.rng.between(100, 5_000),
-            // These end the controller; the world sees to them.
-            Happening::Crash | Happening::Reboot => {}
+            Happening::RuntimeFull => {
+                self.kernel.runtime_full_until = self.now + self.rng.between(100, 5_000);
+                self.truth.disturbed = true;
+            }
+            Happening::StateFull => {
+                self.disk.full_until = self.now + self.rng.between(100, 5_000);
+                self.truth.disturbed = true;
+            }
+            // These end the controller or speak to it; the world sees to them.
+            Happening::Crash | Happening::Reboot | Happening::Approve => {}
         }
     }
 

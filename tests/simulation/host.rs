@@ -2,7 +2,7 @@
 //! last thing the controller does.
 
 use crate::kernel::{Files, Group, Stage};
-use crate::world::{Crash, Sim};
+use crate::world::{CRASHES_MAX, Crash, Sim};
 use containerctl::host::cgroup::CgroupError;
 use containerctl::host::life;
 use containerctl::host::traces::{TraceError, box_bytes};
@@ -60,12 +60,12 @@ impl Sim {
             self.pass_time(end);
             world = self.world();
         }
-        let crash = world.crashes < 12 && world.rng.chance(faults.crash);
+        let crash = world.crashes < CRASHES_MAX && world.rng.chance(faults.crash);
         let fails = world.rng.chance(faults.error);
         if crash {
             let phase = name.map_or("any", |name| world.kernel.phase(name));
             world.say(|| format!("crash {side} {call}, {phase}"));
-            world.crash_points.insert((call, side, phase));
+            world.census.crash_at((call, side, phase));
             drop(world);
             resume_unwind(Box::new(Crash));
         }
@@ -99,7 +99,7 @@ impl Machine {
         self.0.before(call, Some(name)).map_err(failed(call))?;
         let answer = {
             let mut world = self.0.world();
-            world.steps += 1;
+            world.step(Some(name));
             world.say(|| format!("{call} {name}"));
             act(&mut world)?
         };
@@ -303,7 +303,7 @@ impl Host for Machine {
             if let Some(id) = world.watched.get(&(name.clone(), instance)).copied()
                 && world.kernel.runs[id].stage != Stage::Gone
             {
-                world.law_no_stop_without_a_reason(id);
+                world.laws_of_a_stop(id);
                 world.signal(id);
             }
             Ok(())
@@ -313,7 +313,7 @@ impl Host for Machine {
     fn kill(&self, name: &Name) -> Result<(), HostError> {
         self.step("cgroup.kill", name, |world| {
             if let Some(id) = world.kernel.live(name) {
-                world.law_no_stop_without_a_reason(id);
+                world.laws_of_a_stop(id);
             }
             world.kill_group(name);
             Ok(())
@@ -341,11 +341,9 @@ impl Host for Machine {
         })
     }
 
-    fn probe(&self, ask: &Ask<'_>) -> Answer {
-        match self.0.before("probe", Some(ask.name)) {
-            Ok(()) => Answer::Good,
-            Err(error) => Answer::Unasked(error.to_string()),
-        }
+    fn probe(&self, _: &Ask<'_>) -> Answer {
+        // The simulation has a prober of its own.
+        Answer::Unasked("nobody is asked this way".to_owned())
     }
 
     fn cgroup_path(&self, name: &Name) -> String {
@@ -356,7 +354,9 @@ impl Host for Machine {
         PathBuf::from("/logs").join(name.as_str())
     }
 
-    fn log_folder_id(&self, _: &Name) -> Option<FolderId> {
-        Some(FolderId { device: 1, inode: 1 })
+    fn log_folder_id(&self, name: &Name) -> Option<FolderId> {
+        let world = self.0.world();
+        let (inode, gone_until) = world.kernel.log_folders.get(name).copied().unwrap_or_default();
+        (world.now >= gone_until).then_some(FolderId { device: 1, inode })
     }
 }

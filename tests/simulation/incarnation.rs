@@ -1,7 +1,9 @@
 //! A controller comes to life on whatever the last one has left.
 
 use crate::disk::{Events, Records};
-use crate::world::{Event, RESYNC, Sim, Wake, World, millis};
+use crate::prober::Prober;
+use crate::vocabulary::LABEL;
+use crate::world::{Event, RESYNC, Sim, Wake, millis};
 use containerctl::control::{Changes, Controller, Input, Options, Parts};
 use containerctl::host::HostError;
 use containerctl::model::label::HostLabels;
@@ -12,11 +14,6 @@ impl Sim {
     /// A new controller, on whatever is there.
     pub fn restart(self: &Arc<Sim>) {
         let mut world = self.world();
-        if world.stormy && world.rng.chance(2_500) {
-            world.say(|| "folder: files are being replaced".to_owned());
-            let World { shelf, rng, now, .. } = &mut *world;
-            shelf.take_away(rng, *now);
-        }
         world.depth += 1;
         drop(world);
         let result = self.set_up();
@@ -28,7 +25,10 @@ impl Sim {
                 world.up = true;
                 let incarnation = world.incarnation;
                 world.after(millis(RESYNC), Event::Wake(incarnation, Wake::Resync));
+                let (began, entropy) = (world.now, world.rng.next());
                 drop(world);
+                let (_, board) = controller.probed();
+                *self.prober() = Prober::new(board, entropy, began);
                 *self.controller() = Some(controller);
                 self.turn(Input::Folder);
             }
@@ -47,6 +47,8 @@ impl Sim {
         let changes: Arc<Changes> = Arc::default();
         let mut world = self.world();
         world.changes = Arc::clone(&changes);
+        let now = world.now;
+        world.truth.begun.push(now);
         let (incarnation, entropy, prune_guard) = (world.incarnation, world.rng.next(), world.prune_guard);
         drop(world);
         let sim = Arc::clone(self);
@@ -61,7 +63,7 @@ impl Sim {
             resync: RESYNC,
             job_threshold_percent: 85,
             entropy,
-            labels: HostLabels::default(),
+            labels: HostLabels::new("sim", "x86_64", &[LABEL.parse().unwrap()]),
             prune_guard,
             stop_workloads: false,
             balance: containerctl::control::balance::Options::default(),

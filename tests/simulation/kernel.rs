@@ -5,6 +5,7 @@ use containerctl::model::cgroup::Settings;
 use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
 use containerctl::model::record::Record;
+use containerctl::model::time::Timestamp;
 use std::collections::BTreeMap;
 
 /// What a fresh group holds.
@@ -50,11 +51,23 @@ pub struct Run {
     pub folder: u64,
     /// Virtual time it was born.
     pub born: u64,
+    pub born_wall: Timestamp,
     pub end: Option<Outcome>,
+    /// When it ended, and whether by itself.
+    pub ended_at: Option<u64>,
+    pub own_end: bool,
     /// Whether the end is in the trace.
     pub reported: bool,
     pub asked_to_stop: bool,
     pub killed: bool,
+    /// From when on it is ready, and until when it is not well.
+    pub ready_at: u64,
+    pub sick_until: u64,
+    /// Whether a probe has found it ready, or nobody asks and it runs.
+    pub served: bool,
+    /// How often it has answered what it may be ended for badly, and how old it was when it last was not ready.
+    pub bad_answers: u32,
+    pub bad_for: u64,
     /// Something has happened that makes its end unknowable; laws about ends let it pass.
     pub excused: bool,
 }
@@ -83,10 +96,14 @@ pub struct Kernel {
     pub boot: u64,
     pub groups: BTreeMap<Name, Group>,
     pub runs: Vec<Run>,
+    /// Those of them that have a process, or are still counted in their group.
+    pub there: Vec<RunId>,
     pub traces: BTreeMap<Name, BTreeMap<u64, Files>>,
     pub next_pid: u32,
     pub next_folder: u64,
     pub runtime_full_until: u64,
+    /// Which log folder each workload has, and until when it has none.
+    pub log_folders: BTreeMap<Name, (u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,12 +131,13 @@ impl Kernel {
 
     pub fn populated(&self, name: &Name) -> bool {
         self.groups.get(name).is_some_and(|group| !group.strangers.is_empty())
-            || self.runs.iter().any(|run| run.in_group && run.name == *name)
+            || self.there.iter().map(|id| &self.runs[*id]).any(|run| run.in_group && run.name == *name)
     }
 
     /// The run of a name that has a process.
     pub fn live(&self, name: &Name) -> Option<RunId> {
-        self.runs.iter().rposition(|run| run.name == *name && run.stage != Stage::Gone)
+        let is_live = |id: &&RunId| self.runs[**id].stage != Stage::Gone && self.runs[**id].name == *name;
+        self.there.iter().rfind(is_live).copied()
     }
 
     /// The run that was born last as this number, whatever has become of it.
@@ -129,7 +147,14 @@ impl Kernel {
 
     /// By pid and start time, whichever workload it belongs to.
     pub fn by_init(&self, init: Process) -> Option<RunId> {
-        self.runs.iter().rposition(|run| run.init == init && run.stage != Stage::Gone && run.boot == self.boot)
+        let is_it = |run: &Run| run.init == init && run.stage != Stage::Gone && run.boot == self.boot;
+        self.there.iter().rfind(|id| is_it(&self.runs[**id])).copied()
+    }
+
+    /// Lets go of runs of which nothing is there any more.
+    pub fn sweep(&mut self) {
+        let runs = &self.runs;
+        self.there.retain(|id| runs[*id].in_group || runs[*id].stage != Stage::Gone);
     }
 
     /// Where a workload is, for people and for counting.

@@ -1,13 +1,14 @@
 //! The life of runs in the simulated kernel: born, set up, running, asked to end, killed, gone, noticed.
 
 use crate::kernel::{Files, KernelEvent, Run, RunId, Stage};
+use crate::vocabulary::{FAILS, SLOW};
 use crate::world::{Event, World};
 use containerctl::host::processes::{Reaped, Run as Watched};
 use containerctl::host::traces::{Process, Trace};
 use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
 use containerctl::model::record::Record;
-use containerctl::model::spec::{Kind, Signal};
+use containerctl::model::spec::{Kind, Signal, Spec};
 
 impl World {
     pub fn runtime_is_full(&self) -> bool {
@@ -17,9 +18,7 @@ impl World {
     /// A process is born in the group of `record`'s workload.
     pub fn spawn_run(&mut self, record: &Record, folder: u64) {
         let name = &record.spec.name;
-        self.law_one_at_a_time(name, record);
-        self.law_gpus_are_leased_once(record);
-        self.law_jobs_complete_once(record);
+        self.laws_of_a_start(record);
         let pid = self.kernel.next_pid;
         self.kernel.next_pid += 2;
         let ticks = self.now / 10;
@@ -35,15 +34,24 @@ impl World {
             in_group: true,
             folder,
             born: self.now,
+            born_wall: self.wall(),
             end: None,
+            ended_at: None,
+            own_end: false,
             reported: false,
             asked_to_stop: false,
             killed: false,
+            ready_at: u64::MAX,
+            sick_until: 0,
+            served: false,
+            bad_answers: 0,
+            bad_for: 0,
             excused: false,
         };
         self.say(|| format!("kernel: run {} of {name} is born, pid {pid}", record.instance));
         self.kernel.runs.push(run);
         let (id, delay) = (self.kernel.runs.len() - 1, self.rng.below(40));
+        self.kernel.there.push(id);
         // Somebody has been at its traces already.
         let whole = self.files_of(id).and_then(|files| files.boxed.as_deref()).is_some_and(is_whole);
         self.kernel.runs[id].excused = !whole;
@@ -66,7 +74,10 @@ impl World {
             KernelEvent::SetUp(id) => self.set_up(id),
             KernelEvent::Ends(id, outcome) => self.ends(id, outcome),
             KernelEvent::Leaves(id) => self.leaves(id),
-            KernelEvent::Empties(id) => self.kernel.runs[id].in_group = false,
+            KernelEvent::Empties(id) => {
+                self.kernel.runs[id].in_group = false;
+                self.kernel.sweep();
+            }
             KernelEvent::StrangerGone(name) => {
                 if let Some(group) = self.kernel.groups.get_mut(&name) {
                     group.strangers.clear();
@@ -90,9 +101,10 @@ impl World {
                 _ => ("workdir 13", Outcome::NotStarted { reason: "workdir".to_owned() }),
             };
             self.write_exit(id, words);
-            self.kernel.runs[id].end = Some(outcome);
+            self.note_end(id, outcome);
             return self.leave_soon(id);
         }
+        self.come_up(id);
         let run = &self.kernel.runs[id];
         let (init, command) = (run.init, run.command);
         let words = format!("started {} {} {} {}", init.pid, init.start_ticks, command.pid, command.start_ticks);
@@ -108,9 +120,23 @@ impl World {
         self.plan_the_end(id);
     }
 
+    fn note_end(&mut self, id: RunId, outcome: Outcome) {
+        let (now, run) = (self.now, &mut self.kernel.runs[id]);
+        run.own_end = !run.asked_to_stop && !run.killed;
+        (run.end, run.ended_at) = (Some(outcome), Some(now));
+    }
+
     /// Jobs end; services only while the storm lasts.
     fn plan_the_end(&mut self, id: RunId) {
-        let job = self.kernel.runs[id].record.spec.kind == Kind::Job;
+        let Spec { kind, process, .. } = self.kernel.runs[id].record.spec.as_ref();
+        let (job, says) = (*kind == Kind::Job, |word: &str| process.command.iter().any(|said| said == word));
+        if says(FAILS) {
+            let wait = self.rng.below(500);
+            return self.after(wait, Event::Kernel(KernelEvent::Ends(id, Outcome::Exited { code: 1 })));
+        }
+        if says(SLOW) {
+            return self.after(20_000, Event::Kernel(KernelEvent::Ends(id, Outcome::Exited { code: 0 })));
+        }
         let dies = self.stormy && self.rng.chance(2_500);
         if !job && !dies {
             return;
@@ -157,7 +183,7 @@ impl World {
             }
         };
         self.write_exit(id, &words);
-        self.kernel.runs[id].end = Some(outcome);
+        self.note_end(id, outcome);
         self.note_completion(id);
         self.leave_soon(id);
     }
@@ -174,6 +200,7 @@ impl World {
             return;
         }
         run.stage = Stage::Gone;
+        self.kernel.sweep();
         self.excuse_if_untold(id);
         let (emptied, noticed) = (self.rng.below(8), self.rng.below(4));
         self.after(emptied, Event::Kernel(KernelEvent::Empties(id)));
@@ -212,7 +239,8 @@ impl World {
 
     pub fn signal(&mut self, id: RunId) {
         let run = &mut self.kernel.runs[id];
-        run.asked_to_stop = true;
+        // What has ended already was not ended by this.
+        run.asked_to_stop |= run.end.is_none();
         if run.stage == Stage::Running && self.rng.chance(8_000) {
             let delay = self.rng.below(300);
             let polite = self.rng.chance(5_000);
@@ -223,11 +251,12 @@ impl World {
 
     /// Everything in the group dies, init with it.
     pub fn kill_group(&mut self, name: &Name) {
-        for id in 0..self.kernel.runs.len() {
+        for id in self.kernel.there.clone() {
             let run = &mut self.kernel.runs[id];
             if run.name == *name && run.in_group && run.stage != Stage::Gone {
                 run.killed = true;
                 run.end.get_or_insert(Outcome::Killed { signal: Signal::KILL });
+                run.ended_at.get_or_insert(self.now);
                 if run.stage != Stage::Leaving {
                     run.stage = Stage::Leaving;
                 }
@@ -251,16 +280,23 @@ impl World {
             run.excused |= run.stage == Stage::SettingUp;
             (run.stage, run.in_group) = (Stage::Gone, false);
             run.end.get_or_insert(Outcome::Lost);
+            run.ended_at.get_or_insert(self.now);
         }
         for run in &mut self.kernel.runs {
             run.in_group = false;
         }
+        self.kernel.sweep();
         // Most often the runtime directory is a tmpfs.
         if self.rng.chance(7_000) {
-            self.kernel.traces.clear();
-            for run in &mut self.kernel.runs {
-                run.excused = true;
-            }
+            self.wipe_runtime();
+        }
+    }
+
+    /// All traces are gone.
+    pub fn wipe_runtime(&mut self) {
+        self.kernel.traces.clear();
+        for run in &mut self.kernel.runs {
+            run.excused = true;
         }
     }
 }

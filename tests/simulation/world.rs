@@ -4,13 +4,16 @@
 //! controller and turns of its loop included, so calls interleave as they do on threads, but in an order drawn from the seed. A crash is an
 //! unwinding from wherever the controller is: nothing of it survives but what it has put into the kernel and on the disk.
 
+use crate::census::{Census, Told};
 use crate::disk::Disk;
 use crate::folder::Shelf;
 use crate::kernel::{Kernel, KernelEvent, RunId};
 use crate::laws::Truth;
+use crate::prober::Prober;
 use crate::rng::Rng;
+use crate::story::STORM_MAX;
 use crate::vocabulary::{Happening, happening};
-use containerctl::control::{Changes, Controller, Done, Input, Job, Task, WORKERS_MAX};
+use containerctl::control::{Changes, Command, Controller, Done, Input, Job, Task, WORKERS_MAX};
 use containerctl::host::processes::Reaped;
 use containerctl::model::name::Name;
 use containerctl::model::time::Timestamp;
@@ -18,24 +21,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
-/// How long things happen, and how long they may take to be as they should be afterwards, in virtual milliseconds.
-const STORM_MAX: u64 = 40_000;
-const CALM: u64 = 200_000;
 pub const RESYNC: Duration = Duration::from_secs(30);
 /// Crashes of one story. More only prove that nothing gets done between them.
-const CRASHES_MAX: u32 = 12;
+pub const CRASHES_MAX: u32 = 12;
 
 pub enum Event {
     Kernel(KernelEvent),
     Synced(u64),
     Happening,
     Restart,
+    /// A file of this workload may be back.
+    FolderStirs(String),
     /// The rest concerns one incarnation of the controller.
     Task(u64, Task),
     Done(u64, Box<Done>),
     Wake(u64, Wake),
     Deadline(u64, u64),
+    /// A probe of the run with this number is due.
+    Ask(u64, Name, u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +84,7 @@ pub struct World {
     pub crashes: u32,
     /// A crash has taken records that the kernel had not been given.
     pub lost_writes: bool,
-    pub crash_points: BTreeSet<CrashPoint>,
+    pub census: Census,
     /// Inits the controller watches, and what it has reaped.
     pub watched: BTreeMap<(Name, u64), RunId>,
     /// Those of them whose end the kernel would not tell of.
@@ -90,8 +95,9 @@ pub struct World {
     pub tasks: Vec<Job>,
     pub depth: usize,
     turn: u64,
-    /// Steps that changed anything outside the controller.
+    /// Steps that changed anything outside the controller, and about whom the last one was.
     pub steps: u64,
+    pub last_step: Option<Name>,
     /// Events written to the database.
     pub events: u64,
     pub violation: Option<String>,
@@ -102,6 +108,7 @@ pub struct World {
 pub struct Sim {
     world: Mutex<World>,
     controller: Mutex<Option<Controller>>,
+    pub prober: Mutex<Prober>,
     base: Instant,
 }
 
@@ -128,6 +135,12 @@ impl World {
     pub fn violate(&mut self, what: String) {
         self.say(|| format!("VIOLATION: {what}"));
         self.violation.get_or_insert(what);
+    }
+
+    /// Something outside the controller changes.
+    pub fn step(&mut self, name: Option<&Name>) {
+        self.steps += 1;
+        self.last_step = name.cloned();
     }
 
     pub fn tell_controller(&mut self, name: &Name) {
@@ -163,7 +176,7 @@ impl Sim {
             kernel: Kernel { next_pid: 100, ..Kernel::default() },
             disk: Disk::default(),
             shelf,
-            truth: Truth::default(),
+            truth: Truth::new(faults.error > 0),
             faults,
             stormy: true,
             prune_guard: rng.chance(5_000),
@@ -171,7 +184,7 @@ impl Sim {
             up: false,
             crashes: 0,
             lost_writes: false,
-            crash_points: BTreeSet::new(),
+            census: Census::default(),
             watched: BTreeMap::new(),
             untold: BTreeSet::new(),
             reaped: BTreeMap::new(),
@@ -180,17 +193,20 @@ impl Sim {
             depth: 0,
             turn: 0,
             steps: 0,
+            last_step: None,
             events: 0,
             violation: None,
             verbose,
             rng,
         };
-        for _ in 0..world.rng.between(5, 60) {
+        for _ in 0..world.rng.between(5, 45) {
             let at = world.rng.below(storm);
             world.after(at, Event::Happening);
         }
+        world.fill_the_folder();
         world.after(0, Event::Restart);
-        Arc::new(Sim { world: Mutex::new(world), controller: Mutex::new(None), base: Instant::now() })
+        let (controller, prober) = (Mutex::new(None), Mutex::default());
+        Arc::new(Sim { world: Mutex::new(world), controller, prober, base: Instant::now() })
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -205,45 +221,8 @@ impl Sim {
         self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the whole story. Answers the crash points it went through, or what went wrong.
-    pub fn tell(self: &Arc<Sim>) -> Result<BTreeSet<CrashPoint>, String> {
-        self.until(STORM_MAX);
-        self.calm_down();
-        self.until(STORM_MAX + CALM);
-        self.check_converged();
-        // On a host that is as it should be a controller has nothing to do, and neither has the one after it.
-        let steps = self.world().steps;
-        let events = self.world().events;
-        self.until(STORM_MAX + CALM + 70_000);
-        if self.world().events != events {
-            self.world().violate("events of a host that had converged are written".to_owned());
-        }
-        self.crash("at rest");
-        self.until(STORM_MAX + CALM + 140_000);
-        self.check_converged();
-        let mut world = self.world();
-        if world.steps != steps {
-            let more = world.steps - steps;
-            world.violate(format!("{more} steps on a host that had converged"));
-        }
-        world.law_every_exit_is_told();
-        self.controller().take();
-        world.violation.clone().map_or(Ok(std::mem::take(&mut world.crash_points)), Err)
-    }
-
-    fn calm_down(&self) {
-        let mut world = self.world();
-        world.say(|| "--- from here on nothing goes wrong any more".to_owned());
-        world.stormy = false;
-        world.faults = Faults::default();
-        world.shelf.calm();
-        world.kernel.runtime_full_until = 0;
-        world.disk.full_until = 0;
-        world.tell_of_folder();
-    }
-
     /// Lets time pass, from outside of everything.
-    fn until(self: &Arc<Sim>, end: u64) {
+    pub fn until(self: &Arc<Sim>, end: u64) {
         while self.world().violation.is_none() {
             let result = catch_unwind(AssertUnwindSafe(|| self.pass_time(end)));
             match result {
@@ -283,6 +262,7 @@ impl Sim {
                 let mut world = self.world();
                 let happening = happening(&mut world.rng);
                 world.say(|| format!("{happening:?}"));
+                world.census.note(Told::Happening(happening));
                 match happening {
                     // Whatever is on the stack is the controller: all of it goes.
                     Happening::Crash | Happening::Reboot if world.crashes >= CRASHES_MAX => {}
@@ -295,7 +275,27 @@ impl Sim {
                         drop(world);
                         self.die();
                     }
+                    Happening::AwayOverRestart if world.crashes < CRASHES_MAX => {
+                        world.apply(happening);
+                        drop(world);
+                        self.die();
+                    }
+                    Happening::Approve => {
+                        drop(world);
+                        let (reply, _) = oneshot::channel();
+                        self.turn(Input::Command(Command::Approve { reply }));
+                    }
                     other => world.apply(other),
+                }
+            }
+            Event::FolderStirs(workload) => {
+                let mut world = self.world();
+                world.note_folder(&workload);
+                world.tell_of_folder();
+            }
+            Event::Ask(incarnation, name, number) => {
+                if self.is_current(incarnation) {
+                    self.ask(incarnation, &name, number);
                 }
             }
             Event::Restart => self.restart(),
@@ -338,14 +338,14 @@ impl Sim {
         self.crash("between calls");
     }
 
-    fn crash(&self, when: &'static str) {
+    pub fn crash(&self, when: &'static str) {
         let controller = self.controller().take();
         let mut world = self.world();
         world.say(|| format!("controller {}: killed {when}", world.incarnation));
         (world.up, world.depth, world.incarnation) = (false, 0, world.incarnation + 1);
         world.crashes += 1;
         if when != "in a call" {
-            world.crash_points.insert(("controller", when, "any"));
+            world.census.crash_at(("controller", when, "any"));
         }
         world.queue.retain(|_, event| {
             !matches!(
@@ -354,6 +354,7 @@ impl Sim {
                     | Event::Done(..)
                     | Event::Wake(..)
                     | Event::Deadline(..)
+                    | Event::Ask(..)
                     | Event::Restart
                     | Event::Synced(..)
             )
@@ -367,6 +368,7 @@ impl Sim {
         let delay = world.rng.between(1, 3_000);
         world.after(delay, Event::Restart);
         drop(world);
+        self.forget_whom_to_ask();
         // It holds the world's handle; nothing of it may run while the world is locked.
         drop(controller);
     }
@@ -377,7 +379,7 @@ impl Sim {
             world.violate(format!("two tasks at once for {:?}", task.job));
         }
         world.tasks.push(task.job.clone());
-        world.law_queue_is_bounded();
+        world.law_what_waits_is_bounded();
         let delay = world.rng.below(3);
         world.after(delay, Event::Task(incarnation, task));
     }
@@ -404,6 +406,8 @@ impl Sim {
         let Some(controller) = controller.as_mut() else { return };
         controller.take(input);
         let deadline = controller.turn();
+        let (wanted, _) = controller.probed();
+        self.ask_those(&wanted);
         let mut world = self.world();
         world.turn += 1;
         let at = millis(deadline.saturating_duration_since(self.base));

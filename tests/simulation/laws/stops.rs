@@ -1,0 +1,186 @@
+//! Laws about what is asked to end, or killed.
+
+use super::starts::due_of;
+use super::{UNDER_WAY_MAX, is_here, is_other, workload};
+use crate::kernel::{Run, RunId, Stage};
+use crate::vocabulary::PROGRESS_DEADLINE;
+use crate::world::{World, millis};
+use containerctl::model::job::Concurrency;
+use containerctl::model::name::Name;
+use containerctl::model::replica::Strategy;
+use containerctl::model::spec::Spec;
+use std::sync::Arc;
+
+impl World {
+    pub fn laws_of_a_stop(&mut self, id: RunId) {
+        let run = &self.kernel.runs[id];
+        let healthy = matches!(run.stage, Stage::SettingUp | Stage::Running) && !run.excused && !run.asked_to_stop;
+        if !healthy {
+            return;
+        }
+        self.law_no_stop_without_a_reason(id);
+        self.law_who_depends_leaves_first(id);
+        self.law_an_update_leaves_enough(id);
+        self.law_an_update_is_taken_back_for_a_reason(id);
+    }
+
+    fn law_no_stop_without_a_reason(&mut self, id: RunId) {
+        self.judge("nothing is stopped without a reason");
+        let run = &self.kernel.runs[id];
+        let (spec, from) = (&run.record.spec, run.born.saturating_sub(UNDER_WAY_MAX));
+        let unwanted = self.has_been(workload(&run.name), from, |era| era.is_against(spec));
+        if !unwanted
+            && !self.is_superseded(run)
+            && !self.has_timed_out(run)
+            && !is_sick(run)
+            && !self.may_roll_back(run)
+        {
+            let (name, number) = (run.name.clone(), run.number);
+            self.violate(format!("run {number} of {name} is stopped although nobody asked for it"));
+        }
+    }
+
+    /// Everything that was asked of a run while it went on, its own record first.
+    fn asked_of(&self, run: &Run) -> Vec<Arc<Spec>> {
+        let eras = self.truth.eras.get(workload(&run.name)).into_iter().flatten();
+        let claims = eras.flat_map(|era| &era.claims).filter(|claim| claim.name == run.name);
+        std::iter::once(&run.record.spec).chain(claims).cloned().collect()
+    }
+
+    /// Whether another time of its schedule has come that the manifest puts first.
+    fn is_superseded(&self, run: &Run) -> bool {
+        let wall = self.wall();
+        // By a clock that was set meanwhile another time may have come.
+        let set = self.truth.clock_set.is_some_and(|at| at + UNDER_WAY_MAX >= run.born);
+        let by = |spec: &Arc<Spec>| {
+            let schedule =
+                spec.job.schedule.as_ref().filter(|schedule| schedule.concurrency == Concurrency::Replace)?;
+            let since = due_of(run).unwrap_or(run.born_wall);
+            Some(set || schedule.next_after(since).is_ok_and(|next| next <= wall))
+        };
+        self.asked_of(run).iter().filter_map(by).any(|superseded| superseded)
+    }
+
+    fn has_timed_out(&self, run: &Run) -> bool {
+        let by = |spec: &Arc<Spec>| spec.job.timeout.is_some_and(|timeout| self.now + 20 >= run.born + millis(timeout));
+        self.asked_of(run).iter().any(by)
+    }
+
+    /// Whether it may give way to what was there before an update.
+    fn may_roll_back(&self, run: &Run) -> bool {
+        let rolls = |spec: &Arc<Spec>| matches!(spec.strategy, Strategy::Rolling(_));
+        self.asked_of(run).iter().any(rolls)
+    }
+
+    /// Of two that are deleted, the one that comes after the other.
+    fn law_who_depends_leaves_first(&mut self, id: RunId) {
+        let run = &self.kernel.runs[id];
+        if !self.is_long_gone(&run.name) {
+            return;
+        }
+        let own = workload(&run.name).to_owned();
+        let comes_after = |other: &&Run| {
+            let alive = other.stage == Stage::Running && !other.excused && !other.asked_to_stop && !other.killed;
+            let after = |run: &Run, of: &str| run.record.spec.after.iter().any(|name| workload(name) == of);
+            alive && after(other, &own) && !after(run, workload(&other.name)) && self.is_long_gone(&other.name)
+        };
+        let first = self.kernel.runs.iter().find(comes_after).map(|other| other.name.clone());
+        // Longer circles than of two are for the planner's own tests.
+        let circle = run.record.spec.after.iter().next().is_some();
+        if circle {
+            return;
+        }
+        self.judge("who depends leaves first");
+        if let Some(first) = first {
+            self.violate(format!("{own} is stopped before {first}, which comes after it and is gone as well"));
+        }
+    }
+
+    /// Whether its files have been gone for so long that every controller that lives knows.
+    fn is_long_gone(&self, name: &Name) -> bool {
+        let last = self.truth.eras.get(workload(name)).and_then(|eras| eras.last());
+        last.is_some_and(|era| !era.any && era.at + UNDER_WAY_MAX < self.now)
+    }
+
+    /// The manifest that rolls out a replica, if there is exactly one that speaks of it.
+    fn rolls(&self, name: &Name) -> Option<(Arc<Spec>, usize)> {
+        let claims = self.claims_on(name);
+        let [claim] = claims.as_slice() else { return None };
+        let Strategy::Rolling(rolling) = claim.strategy else { return None };
+        let max = usize::try_from(rolling.max_unavailable).ok()?;
+        (!claim.suspend && is_here(claim)).then(|| (Arc::clone(claim), max))
+    }
+
+    fn law_an_update_leaves_enough(&mut self, id: RunId) {
+        let run = &self.kernel.runs[id];
+        let (name, spec) = (run.name.clone(), Arc::clone(&run.record.spec));
+        let Some((claim, max)) = self.rolls(&name) else { return };
+        let Some(count) = claim.replica.as_ref().map(|replica| replica.count) else { return };
+        let is_sick = is_sick(run);
+        let eras = self.truth.eras.get(workload(&name));
+        // An edit may be older than what the controller goes by.
+        let lately = eras.and_then(|eras| eras.last()).is_none_or(|era| era.at + UNDER_WAY_MAX >= self.now);
+        let wanted = |other: &&Name| {
+            let index = other.as_str().split_once('.').map_or(0, |(_, index)| index.parse().unwrap_or(u32::MAX));
+            index < count && **other != name
+        };
+        let down = self.truth.updating.get(workload(&name)).map_or(0, |names| names.iter().filter(wanted).count());
+        if is_other(&claim, &spec) {
+            let key = workload(&name).to_owned();
+            let serves = run.served;
+            self.truth.updating.entry(key).or_default().insert(name.clone());
+            if lately || is_sick || !serves {
+                return;
+            }
+            self.judge("an update leaves enough");
+            if down >= max {
+                self.violate(format!(
+                    "{name} is stopped for an update while {down} others are down for it, {max} may be"
+                ));
+            }
+        }
+    }
+
+    /// A replica serves: whatever it was down for is over.
+    pub fn note_serving(&mut self, id: RunId) {
+        let name = self.kernel.runs[id].name.clone();
+        self.kernel.runs[id].served = true;
+        self.truth.updating.get_mut(workload(&name)).into_iter().for_each(|names| {
+            names.remove(&name);
+        });
+    }
+
+    fn law_an_update_is_taken_back_for_a_reason(&mut self, id: RunId) {
+        let run = &self.kernel.runs[id];
+        let Some((claim, _)) = self.rolls(&run.name) else { return };
+        let from = run.born.saturating_sub(UNDER_WAY_MAX);
+        let others = self.has_been(workload(&run.name), from, |era| era.is_against(&run.record.spec));
+        if is_other(&claim, &run.record.spec) || others || is_sick(run) || self.truth.disturbed {
+            return;
+        }
+        let fails = |other: &Run| {
+            let of = workload(&other.name) == workload(&run.name)
+                && !is_other(&other.record.spec, &claim_for(&claim, other));
+            of && (other.own_end
+                || other.excused
+                || other.bad_for >= PROGRESS_DEADLINE / 2
+                || other.boot != self.kernel.boot)
+        };
+        let reason = self.kernel.runs.iter().any(fails);
+        let (name, number) = (run.name.clone(), run.number);
+        self.judge("an update is taken back for a reason");
+        if !reason {
+            self.violate(format!("run {number} of {name} is taken back although no replica has failed"));
+        }
+    }
+}
+
+/// What a manifest asks of another replica than the one it was read for.
+fn claim_for(claim: &Spec, other: &Run) -> Spec {
+    Spec { name: other.name.clone(), ..claim.clone() }
+}
+
+/// Whether it has answered its probes badly enough to be ended for it.
+fn is_sick(run: &Run) -> bool {
+    run.bad_answers > 0
+}
