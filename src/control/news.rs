@@ -95,7 +95,8 @@ pub fn told(records: &BTreeMap<Name, Record>, observed: &BTreeMap<Name, Observed
         let record = records.get(name).or(seen.and_then(|instance| instance.record.as_ref()));
         let recorded = record.and_then(|record| record.last_exit.as_ref()).map_or(0, |exit| exit.instance);
         // An event may be ahead of the record. Beyond all that is known of, it is about a life whose record was lost.
-        let newest = seen.map_or(0, |instance| instance.number).max(recorded);
+        let given = record.map_or(0, |record| record.instance);
+        let newest = seen.map_or(0, |instance| instance.number).max(recorded).max(given);
         by_events.get(name).copied().filter(|run| *run <= newest).unwrap_or(recorded)
     };
     names.map(|name| (name.clone(), told(name))).collect()
@@ -289,5 +290,9 @@ mod tests {
         assert_eq!(known(7, &[event("Ended", None)]), 7, "an event of an older version");
         assert_eq!(known(1, &[event("Ended", Some(6)), event("Removed", None)]), 1, "another life");
         assert_eq!(known(1, &[event("Ended", Some(6))]), 1, "a life whose record was lost");
+        // The end was told, and what was recorded of it went with the controller.
+        let mut behind = records(0);
+        behind.values_mut().for_each(|record| (record.instance, record.last_exit) = (6, None));
+        assert_eq!(told(&behind, &BTreeMap::new(), &[event("Ended", Some(6))])[&web], 6);
     }
 }

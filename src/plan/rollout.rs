@@ -127,6 +127,8 @@ impl Group<'_> {
         let course = |member: &Member<'_>| match (&refused, member.record) {
             (Some(refused), Some(_)) => Some(Course::Stay(refused.clone())),
             (Some(refused), None) => Some(Course::Join(Box::new(self.good_for(member)?), refused.clone())),
+            // A job keeps nothing up that an update could take down, and replicas may need it to become ready.
+            (None, Some(record)) if record.spec.kind != member.wanted.spec.kind => None,
             (None, Some(_)) => (!member.is_at_target()).then_some(Course::Wait),
             (None, None) => {
                 let good = self.good_for(member)?;

@@ -92,6 +92,7 @@ impl World {
                 self.say(|| format!("disk: the record of {name} is torn"));
                 if let Ok(name) = name.parse() {
                     self.excuse_all(&name);
+                    self.truth.torn.insert(name);
                 }
             }
             Disk::write(&mut self.disk.kernel, (key, value));

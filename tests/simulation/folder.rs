@@ -198,11 +198,12 @@ impl World {
             let (name, file) = (owner(&path), File::new(&path, &text));
             self.put(&name, path, file);
         }
-        // What a file that cannot be read keeps as it was goes on by its calendar.
+        // What a file that cannot be accepted keeps as it was goes on by its calendar.
         for name in self.shelf.names.clone() {
             let record = name.parse().ok().and_then(|name| self.disk.record(&name));
             let Some(record) = record.filter(|record| record.spec.job.schedule.is_some()) else { continue };
-            if self.shelf.files.get(&record.origin.path).is_some_and(|file| file.parsed.broken) {
+            let follows = |file: &File| file.parsed.workloads.iter().any(|(spec, _)| spec.job.schedule.is_some());
+            if self.shelf.files.get(&record.origin.path).is_some_and(|file| !follows(file)) {
                 let file = File::new(&record.origin.path, &format!("name: {name}\ncommand: serve\n"));
                 self.put(name, record.origin.path, file);
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// How long things happen, how long schedules are followed afterwards while nothing goes wrong, and how long everything may take then to be
 /// as it should be, in virtual milliseconds.
 pub const STORM_MAX: u64 = 40_000;
-const ROUTINE: u64 = 30_000;
+const ROUTINE: u64 = 20_000;
 const CALM: u64 = 200_000;
 /// From here on in [`ROUTINE`] what the storm has left undone is done.
 const SETTLED: u64 = 8_000;

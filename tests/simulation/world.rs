@@ -199,7 +199,7 @@ impl Sim {
             verbose,
             rng,
         };
-        for _ in 0..world.rng.between(5, 45) {
+        for _ in 0..world.rng.between(5, 24) {
             let at = world.rng.below(storm);
             world.after(at, Event::Happening);
         }

@@ -123,8 +123,6 @@ fn an_update_never_goes_back_to_a_job() {
     let mut world = World::new(4);
     world.file("web.yaml", "kind: job\ncommand: old").settle();
     world.after(5000).file("web.yaml", "command: new\nreplicas: 2\nstrategy: rolling").settle();
-    // When the new replica has arrived it is the job's turn.
-    world.after(3000).settle();
     world.exit_code("web", 0);
     world.settle();
     assert!(world.records.values().all(|record| record.rollout.is_none()), "there is nothing to go back to");
@@ -132,6 +130,23 @@ fn an_update_never_goes_back_to_a_job() {
     world.exit_code("web.1", 1);
     world.settle();
     assert!(world.records.values().all(|record| record.refused.is_none() && record.spec.process.command == ["new"]));
+}
+
+#[test]
+fn a_job_that_becomes_replicas_does_not_wait_for_them() {
+    for before in ["kind: job\ncommand: old\nsuspend: true", "kind: job\ncommand: old"] {
+        let mut world = World::new(4);
+        world.file("web.yaml", before).settle();
+        if world.observed.values().any(|seen| seen.instance.is_some()) {
+            world.exit_code("web", 0);
+        }
+        // None of them is ready before all of them are there.
+        let ready = "probes: {readiness: {tcp: {port: 1}}}";
+        world.after(5000).settle();
+        world.file("web.yaml", &format!("command: new\nreplicas: 3\nstrategy: rolling\n{ready}")).settle();
+        let running = world.observed.values().filter(|seen| seen.instance.is_some()).count();
+        assert_eq!(running, 3, "{before}");
+    }
 }
 
 #[test]

@@ -126,11 +126,14 @@ impl World {
             let tells = |event: &&Event| event.reason == "Ended" && event.workload.as_ref() == Some(&name);
             let told: u32 = events.iter().filter(tells).map(|event| event.count).sum();
             let told = usize::try_from(told).unwrap_or(usize::MAX);
-            // A power cut takes records, and a disk that takes nothing keeps those that were removed: then an end may be told twice.
-            if self.kernel.boot == 0 && !self.truth.flush_failed {
+            // A power cut takes records, and so does a write that was torn; a disk that takes nothing keeps those that were removed. Then
+            // nobody knows any more which run of which life an event was about, and an end may be told twice.
+            if self.kernel.boot == 0 && !self.truth.flush_failed && !self.truth.torn.contains(&name) {
                 self.judge("an end is told by one event at most");
                 if told > all {
-                    return self.violate(format!("{told} events tell of {all} ends of {name}"));
+                    let said: Vec<_> = events.iter().filter(tells).map(|event| (event.run, &event.message)).collect();
+                    let what = format!("{told} events tell of {all} ends of {name}: {said:?}");
+                    return self.violate(what);
                 }
             }
             // A crash takes what was not handed over, and a start that only seemed to fail ends in nobody's sight.

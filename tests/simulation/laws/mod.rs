@@ -72,6 +72,8 @@ pub struct Truth {
     pub disturbed: bool,
     /// What was to be flushed was not, at least once.
     pub flush_failed: bool,
+    /// Workloads whose record was torn: a new one counts runs anew.
+    pub torn: BTreeSet<Name>,
     /// When controllers began.
     pub begun: Vec<u64>,
 }
@@ -146,6 +148,23 @@ impl World {
     pub fn claims_on(&self, name: &Name) -> Vec<Arc<Spec>> {
         let (claims, ..) = self.shelf.claims(workload(name), self.now);
         claims.into_iter().filter(|claim| claim.name == *name && is_here(claim)).collect()
+    }
+
+    /// Whether the manifests say that a workload comes after itself, by whatever others.
+    pub fn goes_in_a_circle(&self, name: &Name) -> bool {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![name.clone()]);
+        while let Some(next) = open.pop() {
+            let (claims, ..) = self.shelf.claims(next.as_str(), self.now);
+            for other in claims.iter().flat_map(|claim| &claim.after) {
+                if other == name {
+                    return true;
+                }
+                if seen.insert(other.clone()) {
+                    open.push(other.clone());
+                }
+            }
+        }
+        false
     }
 
     /// From here on nobody can know how the runs of a workload ended, but for what is on record.

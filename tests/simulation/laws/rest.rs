@@ -68,7 +68,7 @@ impl World {
         }
         // What is refused, or held by a file that cannot be read, goes on as it was; which of two files has the name is not for us to say.
         let free = broken || ["Refused", "RolledBack", "RollingOut"].contains(&reason);
-        if reason == "RollingOut" {
+        if reason == "RollingOut" && !self.has_nothing_to_take_back(&claims) {
             return Some(format!("is in the middle of an update: {:?}", status.conditions));
         }
         let record = self.disk.record(name);
@@ -105,6 +105,7 @@ impl World {
             (Phase::Pending, None) => match ready.map_or("", |ready| ready.reason.as_str()) {
                 "Scheduled" => spec.job.schedule.is_none(),
                 "Dependency" | "UnknownDependency" => !self.waits_for_somebody(spec),
+                "RefusedDependency" => !self.waits_for_a_refused(spec),
                 "NotPlaced" => false,
                 "CpusOccupied" => true,
                 _ => true,
@@ -119,6 +120,27 @@ impl World {
                 .map(|known| format!("{:?} {} {}: {}", known.kind, known.status, known.reason, known.message))
         };
         wrong.then(|| format!("is {}, with run {run:?}: {}", status.phase, why().collect::<Vec<_>>().join("; ")))
+    }
+
+    /// Whether an update waits for replicas that will never be ready and have never been anything else: there is nothing that they could be
+    /// taken back to, and whoever serves stays as it is.
+    fn has_nothing_to_take_back(&self, claims: &[Arc<Spec>]) -> bool {
+        claims.iter().filter(|claim| claim.process.command.iter().any(|word| word == NEVER_READY)).any(|claim| {
+            let (all, ..) = self.shelf.claims(workload(&claim.name), self.now);
+            all.iter().any(|other| {
+                let record = self.disk.record(&other.name);
+                record.is_some_and(|record| !is_other(&record.spec, other) && record.rollout.is_none())
+            })
+        })
+    }
+
+    /// Whether someone it comes after has a manifest that cannot be accepted.
+    fn waits_for_a_refused(&self, spec: &Spec) -> bool {
+        let is_refused = |other: &Name| {
+            let (_, _, broken) = self.shelf.claims(other.as_str(), self.now);
+            broken || self.goes_in_a_circle(other)
+        };
+        spec.after.iter().any(is_refused)
     }
 
     /// Whether someone it comes after is not there.

@@ -126,7 +126,9 @@ impl World {
             let claims: Vec<Arc<Spec>> = claims.into_iter().filter(|claim| is_here(claim)).collect();
             let edited = |eras: &Vec<super::Era>| eras.last().is_some_and(|era| era.at + UNDER_WAY_MAX >= self.now);
             let lately = self.truth.eras.get(other.as_str()).is_none_or(edited);
-            let Some(first) = claims.first().filter(|_| !broken && !lately) else { continue };
+            // What is refused because it waits for itself counts as what was there before.
+            let refused = broken || self.goes_in_a_circle(&other);
+            let Some(first) = claims.first().filter(|_| !refused && !lately) else { continue };
             if claims.iter().any(|claim| claim.kind != first.kind || is_other(claim, first)) {
                 continue;
             }

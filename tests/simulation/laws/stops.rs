@@ -127,6 +127,10 @@ impl World {
         let down = self.truth.updating.get(workload(&name)).map_or(0, |names| names.iter().filter(wanted).count());
         if is_other(&claim, &spec) {
             let key = workload(&name).to_owned();
+            // What was a job kept nothing up.
+            if spec.kind != claim.kind {
+                return;
+            }
             let serves = run.served;
             self.truth.updating.entry(key).or_default().insert(name.clone());
             if lately || is_sick || !serves {
