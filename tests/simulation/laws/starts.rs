@@ -125,7 +125,9 @@ impl World {
             let (claims, _, broken) = self.shelf.claims(other.as_str(), self.now);
             let claims: Vec<Arc<Spec>> = claims.into_iter().filter(|claim| is_here(claim)).collect();
             let edited = |eras: &Vec<super::Era>| eras.last().is_some_and(|era| era.at + UNDER_WAY_MAX >= self.now);
-            let lately = self.truth.eras.get(other.as_str()).is_none_or(edited);
+            // Nor does anybody know of an edit while the folder is gone.
+            let hidden = self.shelf.gone_until + UNDER_WAY_MAX >= self.now;
+            let lately = hidden || self.truth.eras.get(other.as_str()).is_none_or(edited);
             // What is refused because it waits for itself counts as what was there before.
             let refused = broken || self.goes_in_a_circle(&other);
             let Some(first) = claims.first().filter(|_| !refused && !lately) else { continue };
