@@ -292,7 +292,9 @@ mod tests {
         assert_eq!(known(1, &[event("Ended", Some(6))]), 1, "a life whose record was lost");
         // The end was told, and what was recorded of it went with the controller.
         let mut behind = records(0);
-        behind.values_mut().for_each(|record| (record.instance, record.last_exit) = (6, None));
+        for record in behind.values_mut() {
+            (record.instance, record.last_exit) = (6, None);
+        }
         assert_eq!(told(&behind, &BTreeMap::new(), &[event("Ended", Some(6))])[&web], 6);
     }
 }

@@ -159,10 +159,12 @@ fn refuse_cycles(desired: &mut Desired, owners: &BTreeMap<Name, String>) -> Vec<
             format!("after of {} goes round in a circle: {circle}", spec.workload()),
             "none of them could ever start first: take one of the names out of its `after`",
         );
-        if owners.contains_key(name) {
-            let revision = Some(origin.revision.clone());
-            held.insert(name.clone(), Held { path: origin.path.clone(), revision, finding: found.headline() });
-        } else {
+        let held_by_this =
+            || Held { path: origin.path.clone(), revision: Some(origin.revision.clone()), finding: found.headline() };
+        // Replicas that the refused manifest asks no more for, too: it was never accepted.
+        let known = owners.keys().filter(|known| replica::is_of(spec.workload(), known));
+        held.extend(known.map(|known| (known.clone(), held_by_this())));
+        if !owners.contains_key(name) {
             refused.insert(name.clone(), found.headline());
         }
         if name == spec.workload() {
@@ -170,6 +172,7 @@ fn refuse_cycles(desired: &mut Desired, owners: &BTreeMap<Name, String>) -> Vec<
         }
         false
     });
+    held.retain(|name, _| !wanted.contains_key(name));
     diagnostics
 }
 
@@ -230,6 +233,14 @@ mod tests {
         let owners = [("web", "a.yaml")];
         assert_eq!(check_settling(&files, &["a.yaml"], &owners), "want web from b.yaml\n");
         assert_eq!(check_settling(&files[..1], &["a.yaml"], &owners), "want web from a.yaml\n");
+    }
+
+    #[test]
+    fn a_manifest_refused_for_a_circle_ends_no_replica_that_it_asks_no_more_for() {
+        let files = [("a.yaml", "command: a\nreplicas: 1\nafter: [b]"), ("b.yaml", "command: b\nafter: [a]")];
+        let said = check(&files, &[("a", "a.yaml"), ("a.1", "a.yaml"), ("b", "b.yaml"), ("ax", "a.yaml")]);
+        let held: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("hold ")?.split(' ').next()).collect();
+        assert_eq!(held, ["a", "a.1", "b"], "{said}");
     }
 
     #[test]

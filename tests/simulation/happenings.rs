@@ -6,6 +6,7 @@ use crate::world::World;
 use containerctl::model::name::Name;
 
 impl World {
+    #[allow(clippy::too_many_lines, reason = "one short arm for each word of the vocabulary")]
     pub fn apply(&mut self, happening: Happening) {
         match happening {
             Happening::Write => self.save(true, 0),

@@ -83,8 +83,8 @@ impl Sim {
                     *next += 1;
                     let tally = probed.tally(name, steady(now), steady(*began), *entropy);
                     let (number, age) = (*next, probed.age(steady(now)));
-                    let probed = Arc::clone(probed);
-                    asked.insert(name.clone(), Asked { probed, tally, number, age, since: now });
+                    let whom = Arc::clone(probed);
+                    asked.insert(name.clone(), Asked { probed: whom, tally, number, age, since: now });
                 }
             }
             let (incarnation, number) = (world.incarnation, asked[name].number);

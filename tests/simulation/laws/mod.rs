@@ -212,8 +212,8 @@ impl World {
         }
         // The same goes for other ends.
         let names: BTreeSet<Name> = self.kernel.runs.iter().map(|run| run.name.clone()).collect();
-        let last = |name: &Name| Some(self.disk.flushed(name)?.last_exit?.instance);
-        let known: BTreeMap<Name, Option<u64>> = names.into_iter().map(|name| (name.clone(), last(&name))).collect();
+        let told = |name: &Name| Some(self.disk.flushed(name)?.last_exit?.instance);
+        let known: BTreeMap<Name, Option<u64>> = names.into_iter().map(|name| (name.clone(), told(&name))).collect();
         for run in &mut self.kernel.runs {
             let told = known[&run.name].is_some_and(|number| number >= run.number);
             let traced = self.kernel.traces.get(&run.name).is_some_and(|runs| runs.contains_key(&run.number));

@@ -107,7 +107,6 @@ impl World {
                 "Dependency" | "UnknownDependency" => !self.waits_for_somebody(spec),
                 "RefusedDependency" => !self.waits_for_a_refused(spec),
                 "NotPlaced" => false,
-                "CpusOccupied" => true,
                 _ => true,
             },
             _ => true,
@@ -194,7 +193,7 @@ impl World {
                 continue;
             }
             let (wall_now, now) = (self.wall(), self.now);
-            let wall = |at: u64| Timestamp(wall_now.0 - (now - at));
+            let wall = |at: u64| Timestamp(wall_now.0.saturating_sub(now.saturating_sub(at)));
             let mut at = wall(from);
             let end = self.wall().minus(Duration::from_millis(PROMPT));
             while let Ok(next) = schedule.next_after(at) {
