@@ -22,7 +22,7 @@ use containerctl::model::record::Grant;
 use containerctl::model::spec::Resources;
 use containerctl::model::topology::Topology;
 use containerctl::model::units::Bytes;
-use containerctl::place::{Ask, Holding, Ledger, gpu};
+use containerctl::place::{Advice, Ask, Holding, Ledger, gpu};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
@@ -202,7 +202,8 @@ fn run(policy: Policy, mix: Mix, load: f64, seed: u64, total: &mut Turned) {
         }
         let name: Name = format!("task-{number}").parse().unwrap();
         let resources = resources.clone();
-        let ask = Ask { name: &name, resources: &resources, gpu: Some(&request), previous: None };
+        let ask =
+            Ask { name: &name, resources: &resources, gpu: Some(&request), previous: None, advice: Advice::Spared };
         let leases = policy(&machine, &ledger, &ask, &request);
         let away = u32::from(leases.is_none());
         if request.count > 1 {

@@ -7,7 +7,7 @@
 //! A refusal names the nearest configuration that would fit: the largest request that would, and the fewest others to stop instead, the
 //! smallest of these that do. It is what would fit now; whoever else waits may be first.
 
-use super::{Ask, Holding, Ledger, Refusal, cpu, gpu};
+use super::{Advice, Ask, Holding, Ledger, Refusal, cpu, gpu};
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::spec::{CpuClass, Spec};
@@ -52,6 +52,7 @@ impl fmt::Display for Scarce {
 
 /// What there is not enough of for this.
 pub fn lacks(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> BTreeSet<Scarce> {
+    let ask = &ask.on_trial();
     let missing = [
         (Scarce::Memory, memory(machine, ledger, ask).is_err()),
         (Scarce::Cpu, cpu_time(machine, ledger, ask).is_err() || cpu::place(machine, ledger, ask).is_err()),
@@ -73,6 +74,10 @@ fn memory(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refus
     if wanted == 0 || held.saturating_add(wanted) <= all {
         return Ok(());
     }
+    let reason = "InsufficientMemory";
+    if ask.advice == Advice::Spared {
+        return Err(Refusal { reason, message: String::new() });
+    }
     let shortage = Shortage {
         what: "memory.request",
         wanted: Bytes(wanted).to_string(),
@@ -87,7 +92,7 @@ fn memory(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Refus
         },
         told: |held| Bytes(held).rounded(),
     };
-    Err(Refusal { reason: "InsufficientMemory", message: shortage.told() })
+    Err(Refusal { reason, message: shortage.told() })
 }
 
 /// Exclusive CPUs are counted where whole cores are looked for.
@@ -102,6 +107,10 @@ fn cpu_time(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Ref
     if wanted == 0 || held + wanted <= all {
         return Ok(());
     }
+    let reason = "InsufficientCpu";
+    if ask.advice == Advice::Spared {
+        return Err(Refusal { reason, message: String::new() });
+    }
     let milli = |milli: u64| MilliCpu(u32::try_from(milli).unwrap_or(u32::MAX)).to_string();
     let shortage = Shortage {
         what: "cpu.request",
@@ -114,7 +123,7 @@ fn cpu_time(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<(), Ref
         nearest: |free| (free > 0).then(|| MilliCpu(u32::try_from(free).unwrap_or(u32::MAX)).to_string()),
         told: milli,
     };
-    Err(Refusal { reason: "InsufficientCpu", message: shortage.told() })
+    Err(Refusal { reason, message: shortage.told() })
 }
 
 /// The others who hold any of it, the largest first.

@@ -30,6 +30,7 @@ pub fn place(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>) -> Result<Grant,
 
 /// Devices and CPUs of one node, where the devices that fit best have no CPUs beside them.
 fn together(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> Option<Grant> {
+    let ask = &ask.on_trial();
     let nodes: BTreeSet<u32> = machine.gpus.iter().filter_map(|gpu| gpu.node).collect();
     nodes.into_iter().find_map(|node| {
         let gpus = gpu::place_on(machine, ledger, ask, request, node).ok()?;
@@ -62,7 +63,7 @@ pub fn with_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, gpus: Vec<Gp
             found.map_err(|refusal| unaligned(&ids, &refusal.message))?
         }
         (Some(near), None) => {
-            let beside = cpu::place_within(machine, ledger, ask, Within::IfRoom(near)).ok();
+            let beside = cpu::place_within(machine, ledger, &ask.on_trial(), Within::IfRoom(near)).ok();
             match beside.filter(|found| found.cpus.is_subset(near)) {
                 Some(found) => found,
                 None => cpu::place(machine, ledger, ask)?,

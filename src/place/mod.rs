@@ -70,6 +70,16 @@ pub struct Ask<'a> {
     pub gpu: Option<&'a GpuRequest>,
     /// What it held before, preferred among equals.
     pub previous: Option<&'a Grant>,
+    pub advice: Advice,
+}
+
+/// Whether a refusal says what would fit instead. That takes up to two dozen searches more, and holders put in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// The refusal is for people.
+    Wanted,
+    /// It is only asked whether there is a place: the refusal's message is for nobody, and may say nothing.
+    Spared,
 }
 
 /// Why a workload has to wait.
@@ -83,7 +93,14 @@ pub struct Refusal {
 
 impl<'a> Ask<'a> {
     pub fn of(spec: &'a Spec, previous: Option<&'a Grant>) -> Ask<'a> {
-        Ask { name: &spec.name, resources: &spec.resources, gpu: spec.gpu.as_ref(), previous }
+        let (resources, gpu) = (&spec.resources, spec.gpu.as_ref());
+        Ask { name: &spec.name, resources, gpu, previous, advice: Advice::Wanted }
+    }
+
+    /// The same question by somebody who only wants to know whether.
+    #[must_use]
+    pub fn on_trial(self) -> Ask<'a> {
+        Ask { advice: Advice::Spared, ..self }
     }
 }
 

@@ -295,3 +295,17 @@ fn a_grant_is_kept_until_it_no_longer_serves() {
     assert_eq!(fence("0,8"), (false, "1-7,9-15".to_owned()), "until it is placed anew it runs anywhere open");
     assert_eq!(fence("0-7,9-15"), (true, "8".to_owned()), "there is nothing better to move to");
 }
+
+#[test]
+fn a_refusal_on_trial_gives_no_advice() {
+    let machine = machine(flat(4));
+    let (ledger, _) = place_all(&machine, &[("held", "gpu: true")]);
+    for fields in ["cpu: {class: exclusive, request: 4}", "cpu: {request: 9}", "memory: {request: 17Gi}", "gpu: 3"] {
+        let asker = spec("asker", fields);
+        let ask = Ask::of(&asker, None);
+        let (told, tried) =
+            (place(&machine, &ledger, &ask).unwrap_err(), place(&machine, &ledger, &ask.on_trial()).unwrap_err());
+        assert_eq!(told.reason, tried.reason, "{fields}");
+        assert!(told.message.contains("would fit") && !tried.message.contains("would fit"), "{fields}: {tried:?}");
+    }
+}

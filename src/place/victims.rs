@@ -81,7 +81,7 @@ impl Trial<'_> {
         for name in gone {
             self.ledger.remove(name);
         }
-        let fits = place(self.machine, &self.ledger, self.ask).is_ok();
+        let fits = place(self.machine, &self.ledger, &self.ask.on_trial()).is_ok();
         for (name, holding) in held {
             self.ledger.put(name, holding);
         }

@@ -244,7 +244,7 @@ impl Head {
 
 /// The room to keep for one that has just been refused; none if nothing that ends stands in its way. `leaving` are stopped in this pass.
 pub fn head(input: &Input<'_>, ledger: &Ledger, record: &Record, leaving: &BTreeSet<Name>) -> Option<Head> {
-    let ask = Ask::of(&record.spec, None);
+    let ask = Ask::of(&record.spec, None).on_trial();
     let lacks = place::lacks(input.machine, ledger, &ask);
     let in_the_way = |(name, holding): (&Name, &Holding)| {
         let takes = holding.takes().any(|what| lacks.contains(&what));

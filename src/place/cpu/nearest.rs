@@ -2,13 +2,17 @@
 
 use super::Search;
 use crate::model::name::Name;
-use crate::place::Holding;
 use crate::place::admit::{advice, least};
+use crate::place::{Advice, Holding};
 use std::borrow::Cow;
 
 impl Search<'_> {
-    /// What to do where `count` CPUs cannot be had; `finds` says whether so many could, as things are or with other CPUs open.
+    /// What to do where `count` CPUs cannot be had; `finds` says whether so many could, as things are or with other CPUs open. Nothing is said
+    /// on trial.
     pub(super) fn nearest(&self, count: usize, finds: impl Fn(&Search<'_>, usize) -> bool) -> String {
+        if self.ask.advice == Advice::Spared {
+            return String::new();
+        }
         let fewer = largest(count, |fewer| finds(self, fewer)).map(|fewer| fewer.to_string());
         let others = self.ledger.others(self.ask.name);
         let mut alone: Vec<(&Name, &Holding)> =

@@ -4,11 +4,15 @@ use super::{Ask, GpuRequest, Ledger, beside, holders};
 use crate::model::gpu::Gpu;
 use crate::model::name::Name;
 use crate::model::units::Bytes;
+use crate::place::Advice;
 use crate::place::admit::{advice, least};
 use std::collections::BTreeMap;
 
-/// What to do where no set of these devices serves the request.
+/// What to do where no set of these devices serves the request. Nothing is said on trial.
 pub(super) fn nearest(suitable: &[&Gpu], ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> String {
+    if ask.advice == Advice::Spared {
+        return String::new();
+    }
     let count = usize::try_from(request.count).unwrap_or(usize::MAX);
     let serves = |request: &GpuRequest, stays: &dyn Fn(&Name) -> bool| {
         let mut of_maker: BTreeMap<_, usize> = BTreeMap::new();

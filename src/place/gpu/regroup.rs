@@ -66,7 +66,7 @@ fn all_fit(
         for name in moved {
             trial.remove(name);
         }
-        order.iter().all(|ask| match place(machine, &trial, ask) {
+        order.iter().all(|ask| match place(machine, &trial, &ask.on_trial()) {
             Ok(grant) => {
                 trial.put(ask.name.clone(), Holding { resources: ask.resources.clone(), grant });
                 true

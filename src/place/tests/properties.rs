@@ -26,7 +26,13 @@ fn placed_again(machine: &Machine, held: &BTreeMap<Name, Holding>) -> BTreeMap<N
     }
     let mut grants = BTreeMap::new();
     for (name, holding) in held {
-        let ask = Ask { name, resources: &holding.resources, gpu: None, previous: Some(&holding.grant) };
+        let ask = Ask {
+            name,
+            resources: &holding.resources,
+            gpu: None,
+            previous: Some(&holding.grant),
+            advice: Advice::Wanted,
+        };
         let grant = replace_cpus(machine, &ledger, &ask, &holding.grant).unwrap_or_else(|_| holding.grant.clone());
         ledger.put(name.clone(), Holding { resources: holding.resources.clone(), grant: grant.clone() });
         grants.insert(name.clone(), grant);
@@ -61,7 +67,7 @@ proptest! {
             if holding.resources.cpu.align == crate::model::spec::Align::Required {
                 prop_assert!(machine.topology.nodes.values().any(|node| holding.grant.cpus.is_subset(node)), "{}", name);
             }
-            let ask = Ask { name, resources: &holding.resources, gpu: None, previous: None };
+            let ask = Ask { name, resources: &holding.resources, gpu: None, previous: None, advice: Advice::Wanted };
             if is_counted(holding.resources.cpu.class) {
                 // Pinned ones make way for exclusive ones.
                 let stays = cpu::still_good(&machine, &ledger, &ask, &holding.grant, None);
@@ -131,7 +137,7 @@ proptest! {
         prop_assert_eq!(format!("{ledger:?}"), format!("{fresh:?}"));
         // Whoever asks sees the others alone, whether it is in the ledger or not.
         for (name, holding) in &ledger.holdings.clone() {
-            let ask = Ask { name, resources: &holding.resources, gpu: None, previous: None };
+            let ask = Ask { name, resources: &holding.resources, gpu: None, previous: None, advice: Advice::Wanted };
             let within = cpu::place(&machine, &ledger, &ask);
             let mut without = ledger.clone();
             without.remove(name);

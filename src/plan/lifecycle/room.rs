@@ -200,7 +200,7 @@ impl Case<'_, '_> {
         for name in &going {
             rest.remove(name);
         }
-        place::place(input.machine, &rest, &Ask::of(&self.record.spec, None)).is_ok()
+        place::place(input.machine, &rest, &Ask::of(&self.record.spec, None).on_trial()).is_ok()
     }
 
     /// Why a run has to make room, if it has to.
