@@ -168,9 +168,13 @@ mod tests {
     #[test]
     fn records_read_back_as_they_were_written() {
         let Record { stopping, retry_at, .. } = record_2();
+        // As it was written before it had a time.
+        let preempting: Preempting = serde_json::from_str(r#"{"runs":{"job":4},"generation":3}"#).unwrap();
+        let runs = [("job".parse().unwrap(), 4)].into();
+        assert_eq!(preempting, Preempting { runs, generation: 3, since: None, moves: false });
         let waiting = Record {
-            queued: retry_at,
-            preempting: Some(Preempting { runs: [("job".parse().unwrap(), 4)].into(), generation: 3, moves: false }),
+            queued: retry_at.clone(),
+            preempting: Some(Preempting { since: retry_at, ..preempting }),
             stopping: stopping.map(|stop| Stopping { preempted_for: Some("urgent".parse().unwrap()), ..stop }),
             ..record_2()
         };

@@ -76,7 +76,7 @@ pub struct Record {
     /// Since when a job has been waiting for room, while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued: Option<Moment>,
-    /// Whom it has had stopped to make room for it, until it starts.
+    /// Whom it has had stopped to make room for it, until it starts or that has led to nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preempting: Option<Preempting>,
 }
@@ -88,6 +88,9 @@ pub struct Preempting {
     pub runs: BTreeMap<Name, u64>,
     /// Of the newcomer: an edit asks for something else, and may preempt anew.
     pub generation: u64,
+    /// When they were chosen. None in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Moment>,
     /// Whether they were to be started anew on other devices, and not for their priority.
     #[serde(default)]
     pub moves: bool,

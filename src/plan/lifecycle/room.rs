@@ -3,8 +3,9 @@
 //! A workload of a strictly higher priority may have others stopped: jobs, and workloads of class idle, which said that they only want what
 //! nobody else does. Where devices are all that is missing, workloads with `gpu.rebalance: restart` are started anew on others first, if that gains
 //! more than it costs (`place::movers`) and they have run for a while. They are stopped as their manifests say, with their grace; a run that is stopped so has not failed, and the workload goes back to
-//! the queue. Nobody is stopped if that would make no room, or if those that leave anyway will; nobody is stopped twice for the same newcomer: it
-//! remembers whom it has had stopped until it starts or its manifest changes, so that a mistake in this reckoning costs one stop and no loop.
+//! the queue. Nobody is stopped if that would make no room, or if those that leave anyway will; nobody else is stopped for the same newcomer: it
+//! remembers whom it has had stopped until it starts, its manifest changes or [`PREEMPTS_AGAIN`] is over, so that a mistake in this reckoning costs
+//! one stop in that time and no loop.
 
 use super::{Case, Decision};
 use crate::model::gpu::Rebalance;
@@ -13,6 +14,7 @@ use crate::model::observed::{Instance, Life};
 use crate::model::record::{Preempting, Record};
 use crate::model::spec::{CpuClass, Kind};
 use crate::model::status::{ConditionKind, Phase};
+use crate::model::time::Timestamp;
 use crate::place::{self, Ask, Candidate, Refusal};
 use crate::plan::queue::Head;
 use std::collections::BTreeSet;
@@ -22,6 +24,11 @@ use std::time::Duration;
 pub const PREEMPTED: &str = "Preempted";
 /// How long a run is left on its devices before it is started anew on others: ten times what loading a large model takes.
 const SETTLED_AFTER: Duration = Duration::from_mins(10);
+
+/// How long whoever has had others stopped, and has no room all the same, has nobody else stopped: long past the grace that victims usually
+/// have, so that what is reckoned wrongly costs a stop every ten minutes at most; short enough that somebody whose room another took, of a higher
+/// priority or while a device was not well, does not wait for ever.
+const PREEMPTS_AGAIN: Duration = Duration::from_mins(10);
 
 /// Workloads without room for which a pass looks for whoever is in the way: each costs some placements on a copy of the ledger, and those
 /// further behind in the queue have their turn when these have started, or do not ask any more.
@@ -56,6 +63,7 @@ impl Case<'_, '_> {
     pub(super) fn refused(mut self, refusal: Refusal) -> Decision {
         self.release();
         self.begin_to_wait();
+        self.forget_victims();
         let preempts = self.choose_victims();
         let leaving: Vec<&str> = self.leaving_for_it().chain(&preempts).map(Name::as_str).collect();
         let message = if leaving.is_empty() {
@@ -65,7 +73,8 @@ impl Case<'_, '_> {
         };
         self.find(ConditionKind::Placed, false, refusal.reason, refusal.message.clone());
         self.find(ConditionKind::Ready, false, "NotPlaced", message);
-        let mut decision = self.rest(Phase::Pending, refusal.message, None);
+        let again_at = self.preempts_again_at();
+        let mut decision = self.rest(Phase::Pending, refusal.message, again_at);
         (decision.is_refused, decision.preempts) = (true, preempts);
         decision
     }
@@ -104,13 +113,31 @@ impl Case<'_, '_> {
         self.input.records.iter().filter(move |(_, record)| for_it(record)).map(|(name, _)| name)
     }
 
+    /// Forgets whom it has had stopped a while ago: that room is another's by now. Not while any of them is still leaving.
+    fn forget_victims(&mut self) {
+        let clock = self.input.clock;
+        let are_leaving = self.leaving_for_it().next().is_some();
+        let Some(preempting) = &mut self.record.preempting else { return };
+        let since = preempting.since.get_or_insert_with(|| clock.now());
+        if clock.left(since, PREEMPTS_AGAIN).is_none() && !are_leaving {
+            self.record.preempting = None;
+        }
+    }
+
+    /// When it may have others stopped again, if it has to wait for that.
+    fn preempts_again_at(&self) -> Option<Timestamp> {
+        let clock = self.input.clock;
+        let since = self.record.preempting.as_ref()?.since.as_ref()?;
+        clock.left(since, PREEMPTS_AGAIN).map(|left| clock.wall.plus(left))
+    }
+
     /// Those to stop for it now.
     fn choose_victims(&mut self) -> BTreeSet<Name> {
         let input = self.input;
         if input.busy.contains(&self.record.spec.name) || self.refused_before >= REFUSED_MAX {
             return BTreeSet::new();
         }
-        if let Some(Preempting { runs, generation, moves }) = &self.record.preempting
+        if let Some(Preempting { runs, generation, since: _, moves }) = &self.record.preempting
             && *generation == self.record.generation
         {
             // Chosen before, and a crash or a step under way came between: those, and nobody else.
@@ -144,7 +171,7 @@ impl Case<'_, '_> {
         }
         let run = |name: &Name| input.records.get(name).map(|record| (name.clone(), record.instance));
         let (runs, generation) = (chosen.iter().filter_map(|name| run(name)).collect(), self.record.generation);
-        self.record.preempting = Some(Preempting { runs, generation, moves });
+        self.record.preempting = Some(Preempting { runs, generation, since: Some(input.clock.now()), moves });
         chosen.into_iter().cloned().collect()
     }
 

@@ -94,6 +94,35 @@ fn nobody_is_stopped_twice_for_one_newcomer_and_an_edit_is_another() {
 }
 
 #[test]
+fn whoever_lost_its_room_to_another_may_have_others_stopped_after_a_while() {
+    let mut world = World::new(4);
+    world.file("a.yaml", "kind: job\ncommand: a\nmemory: {request: 8Gi}");
+    world.file("b.yaml", "kind: job\ncommand: a\nstop: {grace: 30m}\nmemory: {request: 8Gi}").settle();
+    world.file("new.yaml", "command: b\npriority: 5\nmemory: {request: 8Gi}").pass();
+    world.file("other.yaml", "command: c\npriority: 9\nmemory: {request: 8Gi}");
+    world.exit_code("a", 143);
+    assert!(world.settle().contains("other: start"));
+    assert_eq!(stops(&world), [""; 0]);
+    // An older record has no time: it has from now on.
+    world.records.get_mut(&"new".parse::<Name>().unwrap()).unwrap().preempting.as_mut().unwrap().since = None;
+    world.settle();
+    // Ten minutes after that it is looked at again, and not before; until then nothing is done, and nothing written.
+    world.after(599_999);
+    assert_eq!(world.plan().work, []);
+    assert_eq!(world.plan().wake_at, Some(world.now.plus(std::time::Duration::from_millis(1))));
+    world.sleep();
+    assert_eq!(stops(&world), ["b"]);
+    // Whoever still leaves is waited for, however long its grace is.
+    world.pass();
+    world.after(700_000).settle();
+    assert!(record(&world, "new").preempting.is_some());
+    world.machine.memory = crate::model::units::Bytes(15 << 30);
+    world.exit_code("b", 143);
+    world.settle();
+    assert_eq!(record(&world, "new").preempting, None, "nobody is left whom it could have stopped");
+}
+
+#[test]
 fn what_a_victim_leaves_is_nobody_elses() {
     let mut world = World::new(4);
     world.file("a.yaml", "kind: job\ncommand: a\nmemory: {request: 8Gi}\nstop: {grace: 1m}");
