@@ -43,7 +43,7 @@ fn health(gpus: &[Gpu]) -> BTreeMap<GpuId, Health> {
 /// Every device, and who holds what of it.
 pub fn statuses(gpus: &[Gpu], records: &BTreeMap<Name, Record>) -> Vec<GpuStatus> {
     let leases = |name: &Name, record: &Record| {
-        let leases = record.grant.iter().flat_map(|grant| grant.gpus.clone());
+        let leases = record.held().into_iter().flat_map(|grant| grant.gpus.clone());
         leases.map(|lease| (name.clone(), lease)).collect::<Vec<_>>()
     };
     let all: Vec<_> = records.iter().flat_map(|(name, record)| leases(name, record)).collect();

@@ -106,7 +106,7 @@ pub fn status(
         earlier_exits: record.earlier_exits.iter().map(last_exit).collect(),
         cpus: settings.get("cpuset.cpus").and_then(|cpus| cpus.parse().ok()).unwrap_or_default(),
         memory: memory_limit(&settings, spec),
-        gpus: record.grant.as_ref().map(|grant| grant.gpus.clone()).unwrap_or_default(),
+        gpus: record.held().map(|grant| grant.gpus.clone()).unwrap_or_default(),
         cgroup,
         manifest: record.origin.path.clone(),
         revision: record.origin.revision.clone(),

@@ -11,7 +11,7 @@ use super::gpu::GpuLease;
 use super::isolation::IdRange;
 use super::name::Name;
 use super::probe::ProbeKind;
-use super::spec::Spec;
+use super::spec::{Kind, Spec};
 use super::time::Timestamp;
 use super::units::{Bytes, MilliCpu};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub struct Record {
     /// Whether that run is known to have been made: then it has ended if nothing of it is left, and not just never begun.
     #[serde(default, skip_serializing_if = "is_false")]
     pub made: bool,
-    /// The CPUs and GPUs set aside, while it runs or is about to.
+    /// The CPUs and GPUs set aside, while it runs or is about to; of a job that waits for another try those it had ([`Record::held`]).
     pub grant: Option<Grant>,
     /// The ids its user namespace maps. Kept for as long as the workload is known, so that nobody else meets files it may have left.
     #[serde(default)]
@@ -283,6 +283,14 @@ impl Record {
             _ => stored.instance < started_as.instance,
         };
         Some(if is_newer { started_as } else { stored })
+    }
+
+    /// What is set aside for it, as far as its record tells. A job that waits for another try has nothing: it would keep from others what it
+    /// does not use, for minutes each time, and could not be stopped for anybody. What it had is what it would like to have again.
+    /// A service keeps its room: it is down for a moment, and in its place somebody would start who does not mean to end.
+    pub fn held(&self) -> Option<&Grant> {
+        let is_between_tries = self.spec.kind == Kind::Job && self.retry_at.is_some();
+        self.grant.as_ref().filter(|_| !is_between_tries)
     }
 
     /// Whether nothing is to follow what has ended: another try would do a second time what is done, or has been given up.

@@ -41,7 +41,7 @@ pub enum Lease {
 /// Adds up what records hold.
 pub fn leased<'a>(records: impl IntoIterator<Item = &'a Record>) -> Leased {
     let mut leased = Leased::new();
-    for lease in records.into_iter().filter_map(|record| record.grant.as_ref()).flat_map(|grant| &grant.gpus) {
+    for lease in records.into_iter().filter_map(Record::held).flat_map(|grant| &grant.gpus) {
         let held = leased.entry(lease.gpu.clone()).or_insert(Lease::Memory(Bytes(0)));
         *held = match (*held, lease.share) {
             (Lease::Whole, _) | (_, Share::Whole) => Lease::Whole,

@@ -40,7 +40,7 @@ use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::observed::Observed;
 use crate::model::probe::Standing;
-use crate::model::record::Record;
+use crate::model::record::{Grant, Record};
 use crate::model::spec::Signal;
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
@@ -231,7 +231,7 @@ fn make_room(
 /// A step that is under way was decided on the grant that is recorded: its GPUs are not free, whatever this pass would rather give.
 fn keep_leases(input: &Input<'_>, ledger: &mut Ledger, name: &Name) {
     let record = input.records.get(name).filter(|_| input.busy.contains(name));
-    let Some((record, grant)) = record.and_then(|record| Some((record, record.grant.as_ref()?))) else { return };
+    let Some((record, grant)) = record.and_then(|record| Some((record, held(input, name, record)?))) else { return };
     if grant.gpus.is_empty() {
         return;
     }
@@ -307,12 +307,19 @@ fn ledger(input: &Input<'_>) -> Ledger {
         if let Some(ids) = record.ids {
             ledger.put_ids(ids);
         }
-        if let Some(grant) = &record.grant {
+        if let Some(grant) = held(input, &name, record) {
             let holding = Holding { resources: record.spec.resources.clone(), grant: grant.clone() };
             ledger.put(name, holding);
         }
     }
     ledger
+}
+
+/// What of a record's grant nobody else may have: all of it for as long as anything of its last run is there or could be. A start that is under
+/// way is no wait for another try any more, for its record says so before anything is done; and where the database is behind, the run does.
+fn held<'r>(input: &Input<'_>, name: &Name, record: &'r Record) -> Option<&'r Grant> {
+    let seen = input.observed.get(name).is_some_and(|seen| seen.instance.is_some() || seen.group.is_some());
+    if seen || input.blind.contains(name) { record.grant.as_ref() } else { record.held() }
 }
 
 fn names(input: &Input<'_>) -> BTreeSet<Name> {

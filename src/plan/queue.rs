@@ -14,6 +14,7 @@
 //! in the way without end, and passes nobody it would take from. The rule looks at kinds (memory, CPUs, GPUs), not at amounts: two requests for
 //! memory that would fit side by side go one after the other all the same; counting amounts gains little, and a mistake in it starves the head.
 //! Services in the way hold back nobody: they do not end, the head waits for an edit, and everyone else would wait with it.
+//! A job between two tries is in nobody's way and has no right to pass: its room is given to others, and it comes back like any other.
 //! Room that is made by preemption is kept in the same way for whom it is made, or others would move into what its victims leave.
 //!
 //! Guarantees: where all jobs in its way have timeouts, the head starts no later than it could foresee as it became the head; equal inputs

@@ -225,7 +225,12 @@ struct Case<'a, 'b> {
 }
 
 impl Case<'_, '_> {
-    fn decision(self, phase: Phase, next: Next, wake_at: Option<Timestamp>) -> Decision {
+    fn decision(mut self, phase: Phase, next: Next, wake_at: Option<Timestamp>) -> Decision {
+        // What a job had before its last try ended, and others may have been given since: if it does not wait for another any more, after an
+        // edit or because its next time has come, that would be taken for held.
+        if self.record.retry_at.is_none() && self.ledger.get(&self.record.spec.name).is_none() {
+            self.record.grant = None;
+        }
         let Case { record, findings, leaves_gpu, .. } = self;
         Decision { findings, wake_at, leaves_gpu, ..Decision::blank(Some(record), next, phase) }
     }

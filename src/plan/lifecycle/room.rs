@@ -81,11 +81,11 @@ impl Case<'_, '_> {
 
     /// Why it may not start although there is room: somebody before it waits for that.
     pub(super) fn kept_back(&self) -> Option<String> {
+        let own = &self.record.spec.name;
         // What it holds already nobody else can be given.
-        if self.record.grant.is_some() {
+        if self.ledger.get(own).is_some() {
             return None;
         }
-        let own = &self.record.spec.name;
         let mut others = self.heads.iter().filter(|head| head.name != *own);
         others.find_map(|head: &Head| head.keeps_back(self.input, &self.record.spec))
     }

@@ -60,13 +60,14 @@ impl Case<'_, '_> {
         self.record.grant = Some(grant.clone());
         let holding = Holding { resources: self.record.spec.resources.clone(), grant: grant.clone() };
         self.ledger.put(self.record.spec.name.clone(), holding);
+        // From here on it holds what it was given, and not only wishes for it: the wait for this try is over.
+        if self.record.retry_at.take().is_some() {
+            self.record.restarts = self.record.restarts.saturating_add(1);
+        }
         if let Some(neighbour) = self.still_on_fenced(&grant) {
             let message = format!("waits for {neighbour} to leave CPUs {}", grant.fenced);
             self.find(ConditionKind::Ready, false, "CpusOccupied", message.clone());
             return self.rest(Phase::Pending, message, None);
-        }
-        if self.record.retry_at.take().is_some() {
-            self.record.restarts = self.record.restarts.saturating_add(1);
         }
         if let Some(due) = self.record.scheduled.as_mut().and_then(|scheduled| scheduled.due.as_mut()) {
             due.begun = true;

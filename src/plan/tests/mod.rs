@@ -17,6 +17,7 @@ mod queue;
 mod reboots;
 mod rollouts;
 mod seeds;
+mod tries;
 mod world;
 
 use world::World;

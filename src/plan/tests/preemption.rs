@@ -167,6 +167,19 @@ fn a_crash_between_the_records_stops_the_same_ones_and_nobody_else() {
 }
 
 #[test]
+fn a_job_between_two_tries_is_in_nobodys_way_and_a_service_is() {
+    for (kind, starts) in [("job", true), ("service", false)] {
+        let mut world = World::new(4);
+        let text = format!("kind: {kind}\ncommand: a\npriority: -1000\nmemory: {{request: 12Gi}}");
+        world.file("loop.yaml", &text).settle();
+        world.exit_code("loop", 1);
+        world.settle();
+        world.file("web.yaml", "command: b\npriority: 1000\nmemory: {request: 12Gi}");
+        assert_eq!(world.settle().contains("web: start"), starts, "{kind}");
+    }
+}
+
+#[test]
 fn devices_are_made_free_too() {
     let mut world = World::new(4);
     world.file("a.yaml", "kind: job\ncommand: a\ngpu: true").after(1000);

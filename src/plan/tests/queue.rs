@@ -143,6 +143,29 @@ fn a_small_job_passes_only_where_it_does_not_delay_the_first() {
 }
 
 #[test]
+fn a_job_that_always_times_out_delays_nobody_beyond_what_was_told() {
+    let mut world = World::new(4);
+    world.file("runs.yaml", "kind: job\ncommand: a\ntimeout: 1h\nmemory: {request: 10Gi}").settle();
+    world.after(3_000_000);
+    world.file("other.yaml", "kind: job\ncommand: a\ntimeout: 30m\nmemory: {request: 3Gi}").settle();
+    world.after(1000).file("big.yaml", "kind: job\ncommand: a\nmemory: {request: 14Gi}").settle();
+    world.after(599_000).settle();
+    world.exit_code("runs", 143);
+    world.settle();
+    // Its next try has room beside `other`, and would be there for longer than `big` was told to wait.
+    assert!(!runs(&world, "runs") && !runs(&world, "big"));
+    world.sleep();
+    let told = world.settle();
+    assert!(told.contains("runs: remember (there is room, but big is before it and waits for memory"), "{told}");
+    world.after(1_190_000).exit_code("other", 0);
+    world.settle();
+    assert!(runs(&world, "big"));
+    world.exit_code("big", 0);
+    assert!(world.settle().contains("runs: start"));
+    assert_eq!(world.records[&"runs".parse::<Name>().unwrap()].restarts, 1);
+}
+
+#[test]
 fn whoever_waits_for_a_service_to_end_holds_up_nobody() {
     let mut world = World::new(4);
     world.file("service.yaml", "command: a\nmemory: {request: 10Gi}").settle();
