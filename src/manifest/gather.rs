@@ -3,9 +3,11 @@
 //! Guarantees: each name is wanted once, whoever claims it; a workload whose manifest is broken, unreadable or half-written is *held*: it
 //! goes on as it is recorded (P1). Only a name that no file mentions any more, or only for other hosts, is gone.
 
+mod cycles;
+
+use super::Parsed;
 use super::diagnostic::{Diagnostic, Severity};
 use super::tree::Place;
-use super::{Parsed, order};
 use crate::model::desired::{Desired, Held, Wanted};
 use crate::model::label::{HostLabels, Mismatch};
 use crate::model::name::Name;
@@ -61,8 +63,10 @@ pub fn gather(
         diagnostics.extend(parsed.diagnostics.iter().cloned());
         if parsed.broken {
             let owned = owners.iter().filter(|(_, owner)| *owner == path).map(|(name, _)| name);
-            let claimed =
-                owners.keys().filter(|name| parsed.claims.iter().any(|claim| replica::is_of(&claim.name, name)));
+            // A claim to what another file has, and may ask less of, holds nothing.
+            let claims = || parsed.claims.iter().filter(|claim| !desired.wanted.contains_key(&claim.name));
+            let claimed: Vec<&Name> =
+                owners.keys().filter(|name| claims().any(|claim| replica::is_of(&claim.name, name))).collect();
             for name in owned.chain(claimed) {
                 let good_for_others = parsed.workloads.iter().any(|(spec, _)| spec.name == *name);
                 if !desired.wanted.contains_key(name) && !good_for_others {
@@ -76,7 +80,7 @@ pub fn gather(
             desired.refused.insert(claim.name.clone(), claim.finding.clone());
         }
     }
-    diagnostics.extend(refuse_cycles(&mut desired, owners));
+    diagnostics.extend(cycles::refuse(&mut desired, files, owners));
     desired.elsewhere.retain(|name, _| !desired.wanted.contains_key(name) && !desired.held.contains_key(name));
     diagnostics.sort();
     (desired, diagnostics)
@@ -145,37 +149,6 @@ fn rename_either(spec: &Spec) -> String {
     format!("{}; a controller that runs one of them keeps that one", rename(spec))
 }
 
-/// Refuses those that wait for each other in a circle; what is recorded goes on as it is.
-fn refuse_cycles(desired: &mut Desired, owners: &BTreeMap<Name, String>) -> Vec<Diagnostic> {
-    let cycles = order::cycles(&desired.wanted);
-    let mut diagnostics = Vec::new();
-    let (wanted, held, refused) = (&mut desired.wanted, &mut desired.held, &mut desired.refused);
-    wanted.retain(|name, Wanted { spec, origin }| {
-        let Some(circle) = cycles.get(spec.workload()) else { return true };
-        let at = Place { line: origin.line, column: 1 };
-        let found = Diagnostic::error(
-            &origin.path,
-            at,
-            format!("after of {} goes round in a circle: {circle}", spec.workload()),
-            "none of them could ever start first: take one of the names out of its `after`",
-        );
-        let held_by_this =
-            || Held { path: origin.path.clone(), revision: Some(origin.revision.clone()), finding: found.headline() };
-        // Replicas that the refused manifest asks no more for, too: it was never accepted.
-        let known = owners.keys().filter(|known| replica::is_of(spec.workload(), known));
-        held.extend(known.map(|known| (known.clone(), held_by_this())));
-        if !owners.contains_key(name) {
-            refused.insert(name.clone(), found.headline());
-        }
-        if name == spec.workload() {
-            diagnostics.push(found);
-        }
-        false
-    });
-    held.retain(|name, _| !wanted.contains_key(name));
-    diagnostics
-}
-
 fn not_here(name: &Name, origin: &Origin, mismatch: &Mismatch) -> Diagnostic {
     let at = Place { line: origin.line, column: 1 };
     let help = "as meant, if it is for other hosts; else start the controller with the label: --label KEY=VALUE";
@@ -183,11 +156,11 @@ fn not_here(name: &Name, origin: &Origin, mismatch: &Mismatch) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::manifest::parse;
 
-    fn check(files: &[(&str, &str)], owners: &[(&str, &str)]) -> String {
+    pub(in crate::manifest) fn check(files: &[(&str, &str)], owners: &[(&str, &str)]) -> String {
         check_settling(files, &[], owners)
     }
 
@@ -236,11 +209,10 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_refused_for_a_circle_ends_no_replica_that_it_asks_no_more_for() {
-        let files = [("a.yaml", "command: a\nreplicas: 1\nafter: [b]"), ("b.yaml", "command: b\nafter: [a]")];
-        let said = check(&files, &[("a", "a.yaml"), ("a.1", "a.yaml"), ("b", "b.yaml"), ("ax", "a.yaml")]);
-        let held: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("hold ")?.split(' ').next()).collect();
-        assert_eq!(held, ["a", "a.1", "b"], "{said}");
+    fn a_broken_file_holds_no_replica_that_a_good_one_asks_no_more_for() {
+        let files = [("also-web.yaml", "name: web\ncommand: a\nreplicas: 1"), ("web.yaml", "name: web\ncomand: a")];
+        let said = check(&files, &[("web", "also-web.yaml"), ("web.1", "also-web.yaml")]);
+        assert!(said.starts_with("want web from also-web.yaml\n") && !said.contains("hold "), "{said}");
     }
 
     #[test]
@@ -379,30 +351,6 @@ mod tests {
           help: add what to run, for example `command: sleep infinity`
         z.yaml:2:1: unknown field comand
           help: did you mean `command`?
-        ");
-    }
-
-    #[test]
-    fn a_circle_is_named_and_only_its_members_are_refused() {
-        insta::assert_snapshot!(check(
-            &[
-                ("a.yaml", "command: x\nafter: [b.1, free]\nreplicas: 2"),
-                ("b.yaml", "command: x\nafter: [c]\nreplicas: 2"),
-                ("c.yaml", "command: x\nafter: [a, unknown]"),
-                ("late.yaml", "command: x\nafter: [a]"),
-                ("free.yaml", "command: x"),
-            ],
-            &[("c", "c.yaml")],
-        ), @"
-        want free from free.yaml
-        want late from late.yaml
-        hold c because of c.yaml:1:1: after of c goes round in a circle: c -> a -> b -> c
-        a.yaml:1:1: after of a goes round in a circle: a -> b -> c -> a
-          help: none of them could ever start first: take one of the names out of its `after`
-        b.yaml:1:1: after of b goes round in a circle: b -> c -> a -> b
-          help: none of them could ever start first: take one of the names out of its `after`
-        c.yaml:1:1: after of c goes round in a circle: c -> a -> b -> c
-          help: none of them could ever start first: take one of the names out of its `after`
         ");
     }
 }
