@@ -245,6 +245,7 @@ impl Controller {
         }
         let scan_at = Some(host.instant());
         let (journal, mut unsaved) = (Journal::new(found.events), journal::Changes::default());
+        unsaved.remove = found.unread;
         journal.note(rebuilt::news(&found.losses), host.now(), &mut unsaved);
         let balance = Balance::new(options.balance.clone(), host.meter());
         Ok(Controller {

@@ -23,13 +23,15 @@ impl Store {
 /// Every event that can be read. The others are counted among the losses.
 pub fn read(events: &dyn Table, found: &mut Found) -> Result<(), StoreError> {
     let entries = events.entries().map_err(StoreError::Events)?;
-    let mut unread = 0_usize;
-    for (_, value) in &entries {
+    let before = found.events.len();
+    for (key, value) in &entries {
         match codec::decode_event(value) {
             Ok(event) => found.events.push(event),
-            Err(_) => unread += 1,
+            // No key of ours is of another length.
+            Err(_) => found.unread.extend(key.as_slice().try_into().map(u64::from_be_bytes)),
         }
     }
+    let unread = entries.len() - (found.events.len() - before);
     if unread > 0 {
         found.losses.push(format!("{unread} of {} events are damaged, or of a newer containerctl", entries.len()));
     }
@@ -78,7 +80,11 @@ mod tests {
         let (store, _) = open();
         store.events.insert(&7_u64.to_be_bytes(), b"\x01nonsense".to_vec()).unwrap();
         drop(store);
-        let (_, found) = open();
+        let (store, found) = open();
         assert_eq!(found.losses, ["1 of 1 events are damaged, or of a newer containerctl"]);
+        // Once is enough.
+        store.keep_events(&[], &found.unread).unwrap();
+        drop(store);
+        assert_eq!(open().1.losses, [] as [String; 0]);
     }
 }

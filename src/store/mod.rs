@@ -121,6 +121,8 @@ pub struct Store {
 pub struct Found {
     pub records: BTreeMap<Name, Record>,
     pub events: Vec<Event>,
+    /// Numbers of events that are damaged, or of a newer containerctl: to be removed, or each start would tell of them again.
+    pub unread: Vec<u64>,
     /// What was lost, in sentences, for the log.
     pub losses: Vec<String>,
 }
