@@ -5,7 +5,7 @@
 //! before each step which path comes next; who asks waits for a moment only. The mount of the path where it got stuck is known to hang from
 //! then on, so that no further thread is lost to it, until that one comes back.
 //!
-//! Guarantees: who asks waits at most [`WAIT`]; at most [`STUCK_MAX`] threads; a file system that answers is never kept from being asked by
+//! Guarantees: who asks waits at most [`WAIT`]; at most [`OUT_MAX`] threads; a file system that answers is never kept from being asked by
 //! one that does not, up to that number of threads.
 //! Caveat: it may stop answering right after it was asked. Then init waits for it, and with init its own workload alone.
 
@@ -94,7 +94,10 @@ impl Asking {
         let out = inner.out.get_mut(&number)?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = Timestamp::default().plus(since).minus(WAIT);
-        out.hangs = Some((hanging(&out.at), since));
+        // A thread that has not got as far as its first path says nothing of any.
+        if !out.at.as_os_str().is_empty() {
+            out.hangs = Some((hanging(&out.at), since));
+        }
         Some(HostError::Hangs { path: out.at.clone(), since })
     }
 
