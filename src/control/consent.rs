@@ -1,8 +1,8 @@
 //! Consent to deletions that wait for it: remembered on the disk before whoever gave it is told so.
 //!
-//! A consent is one job for all it was given for. While it is under way nothing else is done about them, so that no step writes an older
-//! record over it; one that is being acted on as it is given is waited for, for a while. A disk that does not take it leaves everything as
-//! it was, and whoever asked is told why.
+//! A consent is one job for all it was given for. From when it is given nothing else is begun about them, so that no step writes an older
+//! record over it; what is being done already is waited for, for a while. Those for whom that does not end stay held, and `approve` names
+//! the others. A disk that does not take it leaves everything as it was, and whoever asked is told why.
 
 use super::{Controller, Done, Job};
 use crate::host::chain;
@@ -50,27 +50,36 @@ impl Controller {
         }
     }
 
-    /// Begins with the next consent if nobody it is for is being acted on. Answers when to give up waiting for that.
+    /// Begins with the next consent once nobody it is for is being acted on; after a while with those nobody is. Answers when to stop waiting.
     pub(super) fn consent(&mut self) -> Option<Instant> {
-        let next = self.consents.front().filter(|_| self.consenting.is_empty())?;
-        let busy = next.names.iter().find(|name| self.state.in_flight.contains(*name)).cloned();
-        let gives_up = next.given + FREE_MAX;
-        let now = self.host.instant();
-        match busy {
-            Some(_) if now < gives_up => return Some(gives_up),
-            Some(name) => {
-                let Consent { reply, .. } = self.consents.pop_front()?;
+        while self.consenting.is_empty() {
+            let next = self.consents.front()?;
+            let is_free = |name: &&Name| !self.state.in_flight.contains(*name);
+            let free: BTreeSet<Name> = next.names.iter().filter(is_free).cloned().collect();
+            let until = next.given + FREE_MAX;
+            if free.len() < next.names.len() && self.host.instant() < until {
+                return Some(until);
+            }
+            let Consent { names, reply, .. } = self.consents.pop_front()?;
+            let held_up: Vec<&str> = names.difference(&free).map(Name::as_str).collect();
+            if !held_up.is_empty() {
+                tracing::warn!(workloads = ?held_up, "a step is under way that does not end: their deletion goes on waiting for consent");
+            }
+            if let (Some(name), true) = (held_up.first(), free.is_empty()) {
                 let why = format!("a step of {name} has been under way for {} s", FREE_MAX.as_secs());
                 let help =
                     format!("`containerctl describe {name}` says what it waits for; approve again once it is over");
                 let _ = reply.send(Err(format!("{why}, so nothing is deleted; help: {help}")));
-            }
-            None => {
-                let Consent { names, reply, .. } = self.consents.pop_front()?;
-                self.remember_consent(&names, reply);
+            } else {
+                self.remember_consent(&free, reply);
             }
         }
         None
+    }
+
+    /// Whether a consent waits for what is being done about a workload: then nothing new is begun.
+    pub(super) fn is_being_approved(&self, name: &Name) -> bool {
+        self.consents.front().is_some_and(|consent| consent.names.contains(name))
     }
 
     fn remember_consent(&mut self, names: &BTreeSet<Name>, reply: oneshot::Sender<Consented>) {
@@ -83,11 +92,12 @@ impl Controller {
             return;
         }
         self.consenting = before.keys().cloned().collect();
-        for name in before.keys() {
-            self.state.begin(name, "remember a consent", self.host.time());
-        }
-        let store = Arc::clone(&self.store);
+        let began: Vec<_> = before.keys().map(|name| self.state.begin(name, "consent")).collect();
+        let (host, store) = (Arc::clone(&self.host), Arc::clone(&self.store));
         self.on_thread(Job::Consent, move || {
+            for began in began {
+                began.get_or_init(|| host.time());
+            }
             let result = remember(&store, &before);
             Done::Consented(Remembering { before, result, reply })
         });

@@ -8,7 +8,7 @@
 //! API, the prober (someone stands otherwise), a timer (the plan's next deadline), the resync (look at everything). Output: tasks, and a [`Snapshot`] after each pass.
 //!
 //! Guarantees: every input only leads to another pass over the state; a slow step delays nobody but its own workload; an idle pass
-//! writes nothing; everything that waits is bounded: at most one task a workload, one scan and one sweep.
+//! writes nothing; everything that waits is bounded: at most one task a workload, one scan, sweep, measurement, consent and save.
 
 pub mod act;
 pub mod balance;
@@ -339,7 +339,8 @@ impl Controller {
             plan.work.retain(|work| !matches!(work.act, Act::Start { .. }));
         }
         self.state.add_unsaved(&mut plan, now);
-        self.state.add_overdue(&mut plan, now);
+        plan.work.retain(|work| !self.is_being_approved(&work.name));
+        self.state.under_way.tell(&mut plan, now);
         self.state.add_rebuilt(&mut plan);
         let deadline = self.deadline(&plan, now.wall);
         let deadline = consent_at.map_or(deadline, |at| at.min(deadline));
@@ -389,10 +390,11 @@ impl Controller {
             seen: self.state.observed.get(&name).cloned().unwrap_or_default(),
             over: self.state.records.get(&name).is_some_and(Record::is_over),
         };
-        self.state.begin(&name, step_name(&work.act), self.host.time());
+        let began = self.state.begin(&name, step_name(&work.act));
         let may_wait = self.state.unsaved.may_wait(&name);
         let (host, store) = (Arc::clone(&self.host), Arc::clone(&self.store));
         self.on_thread(Job::Workload(name), move || {
+            began.get_or_init(|| host.time());
             let acted = act(host.as_ref(), &store, &work, &known, may_wait);
             Done::Acted { look: Look::at(host.as_ref(), &work.name), work, acted }
         });

@@ -81,6 +81,8 @@ impl Controller {
             if work.act == Act::Forget {
                 self.state.records.remove(name);
                 self.state.unsaved.saved(name);
+                // Another life may begin before anybody is told that this one is over.
+                self.told.remove(name);
             }
             return;
         };

@@ -172,16 +172,17 @@ impl Controller {
             }
             _ => true,
         };
-        if !self.state.in_flight.is_empty() || !self.state.observed.iter().all(gone) {
+        if !self.state.observed.iter().all(gone) {
             return false;
         }
         let is_left = |(_, seen): &(&Name, &Observed)| seen.group.is_some();
         let left: Vec<&Name> = self.state.observed.iter().filter(is_left).map(|(name, _)| name).collect();
         let since = *self.down_since.get_or_insert(time.steady);
-        if !left.is_empty() && time.steady.since(since) > SHUTDOWN_MAX {
-            tracing::warn!(?left, "cgroups are left that could not be removed; the next controller finds them");
+        let busy = &self.state.in_flight;
+        if time.steady.since(since) > SHUTDOWN_MAX && !(left.is_empty() && busy.is_empty()) {
+            tracing::warn!(?left, ?busy, "cgroups or steps are left that do not end; the next controller finds them");
             return true;
         }
-        left.is_empty()
+        left.is_empty() && busy.is_empty()
     }
 }

@@ -8,7 +8,7 @@ use super::balance::Mode;
 use super::folder::Scan;
 use super::gpus::{self, Gpus};
 use super::lost::LogFolders;
-use super::overdue::UnderWay;
+use super::overdue::{Began, UnderWay};
 use super::rebuilt::Rebuilt;
 use super::report::{self, Snapshot};
 use super::unsaved::Unsaved;
@@ -227,11 +227,11 @@ impl State {
         self.cpu_times = Some(times);
     }
 
-    /// Marks a workload as being acted on or looked at.
-    pub fn begin(&mut self, name: &Name, what: &'static str, now: Time) {
+    /// Marks a workload as being acted on or looked at, from when the job's thread says it began.
+    pub fn begin(&mut self, name: &Name, what: &'static str) -> Began {
         self.in_flight.insert(name.clone());
-        self.under_way.begin(name, what, now);
         self.count(name);
+        self.under_way.begin(name, what)
     }
 
     fn count(&mut self, name: &Name) {

@@ -60,9 +60,12 @@ impl Controller {
             self.look_again.insert(name.clone());
             return;
         }
-        self.state.begin(name, "look", self.host.time());
+        let began = self.state.begin(name, "look");
         let (host, name) = (Arc::clone(&self.host), name.clone());
-        self.on_thread(Job::Workload(name.clone()), move || Done::Seen { look: Look::at(host.as_ref(), &name), name });
+        self.on_thread(Job::Workload(name.clone()), move || {
+            began.get_or_init(|| host.time());
+            Done::Seen { look: Look::at(host.as_ref(), &name), name }
+        });
     }
 
     /// Looks at everything on a thread, one after the other, without holding anybody up.

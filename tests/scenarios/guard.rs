@@ -154,3 +154,21 @@ fn without_the_guard_they_are_stopped_at_once() {
     }
     assert!(fs::read_dir(world.manifests()).unwrap().next().is_none());
 }
+
+#[test]
+fn workloads_that_are_begun_all_the_time_do_not_keep_a_consent_waiting() {
+    let world = World::running();
+    let looping = ["command: 'false'", "restart: {initialDelay: 1ms, maxDelay: 1ms}"].join("\n");
+    for n in 0..30 {
+        world.put(&format!("loop{n}.yaml"), &looping);
+    }
+    for n in 0..30 {
+        world.wait_status(&format!("loop{n}"), |status| status["restarts"].as_u64() > Some(2));
+    }
+    for n in 0..30 {
+        world.delete(&format!("loop{n}.yaml"));
+    }
+    eventually_or(|| world.ctl(&["ps"]).out.matches("containerctl approve").count() > 20, || world.ctl(&["ps"]).out);
+    let said = world.ctl(&["approve"]);
+    assert_eq!((said.code, said.out.lines().count()), (0, 30), "{said:?}");
+}
