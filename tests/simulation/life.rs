@@ -9,6 +9,7 @@ use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
 use containerctl::model::record::Record;
 use containerctl::model::spec::{Kind, Signal, Spec};
+use std::collections::BTreeSet;
 
 impl World {
     pub fn runtime_is_full(&self) -> bool {
@@ -295,8 +296,9 @@ impl World {
     /// All traces are gone.
     pub fn wipe_runtime(&mut self) {
         self.kernel.traces.clear();
-        for run in &mut self.kernel.runs {
-            run.excused = true;
+        let names: BTreeSet<Name> = self.kernel.runs.iter().map(|run| run.name.clone()).collect();
+        for name in names {
+            self.excuse(&name);
         }
     }
 }

@@ -134,7 +134,9 @@ impl World {
         let nothing_at_all = eras[0].at > from;
         nothing_at_all
             || (first..eras.len()).any(|index| {
-                let (era, end) = (&eras[index], eras.get(index + 1).map_or(self.now, |next| next.at));
+                // Noted twice while it is away, it is away once.
+                let (era, back) = (&eras[index], eras[index..].iter().find(|later| later.any));
+                let end = back.map_or(self.now, |back| back.at);
                 if era.any { so(era) } else { end - era.at >= AWAY_MIN || self.looked_first(era.at, end) }
             })
     }

@@ -62,6 +62,9 @@ impl World {
         };
         let accepted = status.condition(ConditionKind::Accepted);
         let reason = accepted.map_or("", |accepted| accepted.reason.as_str());
+        // What is refused for a circle ends no replica that it asks no more for.
+        let in_a_circle = || self.goes_in_a_circle(&workload(name).parse().unwrap());
+        let broken = broken || reason == "Refused" && in_a_circle();
         if claims.is_empty() && !broken {
             let guarded = snapshot.guarded.contains(name) && self.prune_guard;
             return (!guarded).then(|| format!("is {} and nobody wants it", status.phase));
@@ -155,7 +158,8 @@ impl World {
                     record.is_over() && record.last_exit.as_ref().is_some_and(|exit| exit.outcome.is_success())
                 }),
             };
-            claims.is_empty() || !claims.iter().all(is_up)
+            // Of one that is refused for a circle goes on what was there before, whatever that was.
+            claims.is_empty() || self.goes_in_a_circle(other) || !claims.iter().all(is_up)
         })
     }
 

@@ -2,12 +2,13 @@
 
 use super::starts::due_of;
 use super::{UNDER_WAY_MAX, is_here, is_other, workload};
+use crate::folder::File;
 use crate::kernel::{Run, RunId, Stage};
 use crate::vocabulary::PROGRESS_DEADLINE;
 use crate::world::{World, millis};
 use containerctl::model::job::Concurrency;
 use containerctl::model::name::Name;
-use containerctl::model::replica::Strategy;
+use containerctl::model::replica::{Strategy, is_of};
 use containerctl::model::spec::Spec;
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ impl World {
         let (spec, from) = (&run.record.spec, run.born.saturating_sub(UNDER_WAY_MAX));
         let unwanted = self.has_been(workload(&run.name), from, |era| era.is_against(spec));
         if !unwanted
+            && !self.is_let_go(run)
             && !self.is_superseded(run)
             && !self.has_timed_out(run)
             && !is_sick(run)
@@ -37,6 +39,19 @@ impl World {
         {
             let (name, number) = (run.name.clone(), run.number);
             self.violate(format!("run {number} of {name} is stopped although nobody asked for it"));
+        }
+    }
+
+    /// Whether the file that has its name asks no more for it, or is gone, beside one that cannot be accepted: that holds only what it names.
+    fn is_let_go(&self, run: &Run) -> bool {
+        let last = self.truth.eras.get(workload(&run.name)).and_then(|eras| eras.last());
+        let Some(record) = self.disk.record(&run.name).filter(|_| last.is_some_and(|era| era.broken)) else {
+            return false;
+        };
+        let claims = |file: &File| file.parsed.claims.iter().any(|claim| is_of(&claim.name, &run.name));
+        match self.shelf.files.get(&record.origin.path) {
+            Some(file) => !file.parsed.broken && file.parsed.workloads.iter().all(|(spec, _)| spec.name != run.name),
+            None => !self.shelf.files.values().any(|file| file.parsed.broken && claims(file)),
         }
     }
 
