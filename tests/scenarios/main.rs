@@ -9,6 +9,7 @@ mod bad_input;
 mod box_;
 mod damage;
 mod drift;
+mod durable;
 mod escape;
 mod exec;
 mod foreground;
