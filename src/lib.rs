@@ -27,6 +27,7 @@
 //! | the loop, [`control::Controller::run`] (one task) | everything below | work for the workers, a [`control::report::Snapshot`] after each pass |
 //! | workers (threads, at most 8, and 32 more of what hangs; gone when idle) | one step, look or scan each | its result, as a message to the loop |
 //! | a measurement (one worker at most, [`control::balance`]) | nothing: it reads counters ([`host::sampler`]) | a reading, to the rebalancer's turn |
+//! | a look at the host's own cpusets (one worker at most, [`control::fence`]; with `--fence-system` only) | nothing: it reads and writes control files | how far the host is kept off exclusive CPUs |
 //! | the prober, [`control::prober`] (a task, one more a probed workload) | when a try is due, an answer, whom to ask | "someone stands otherwise", rung on its board |
 //! | tries (threads, at most 16, and 32 more of what hangs; gone when idle) | one answer each | it, to the prober |
 //! | the watcher (thread of notify) | inotify | "look at the folder" |

@@ -67,6 +67,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     let options = Options {
         resync: args.resync,
         prune_guard: args.prune_guard == Switch::On,
+        fence_system: args.fence_system,
         balance: balance(args)?,
         stop_workloads: args.stop_workloads,
         job_threshold_percent: args.job_cpu_threshold,
@@ -203,6 +204,7 @@ fn open_host(
         gpus: args.simulate_gpus.clone().map_or(Source::Machine, Source::Simulated),
         cdi: args.cdi_spec_dir.clone(),
         hidden: vec![manifests.to_owned(), state.to_owned(), runtime.to_owned()],
+        fence: Some(state.join("fence")),
         foreground: false,
     };
     let changes = Arc::clone(changes);

@@ -45,6 +45,10 @@ pub struct ControllerArgs {
     /// Accept a folder and files that belong to this user, by name or number; may be given several times
     #[arg(long, value_name = "USER", value_parser = user)]
     pub trust_owner: Vec<u32>,
+    /// Keep the host's own processes and interrupts off exclusive CPUs, by the cpusets of its groups (v2 only) and smp_affinity; what stood
+    /// there before is put back when nothing is exclusive any more, or when the controller is started without this
+    #[arg(long)]
+    pub fence_system: bool,
     /// A label of this host, for `hosts` in manifests; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Vec<Label>,

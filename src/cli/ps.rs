@@ -53,7 +53,8 @@ pub fn why(status: &Status) -> String {
     let degraded = wrong(ConditionKind::Degraded, true);
     let refused = wrong(ConditionKind::Accepted, false);
     let not_ready = if status.ready { None } else { wrong(ConditionKind::Ready, false) };
-    not_placed.or(not_ready).or(degraded).or(refused).unwrap_or_default()
+    let not_alone = wrong(ConditionKind::Exclusive, false);
+    not_placed.or(not_ready).or(degraded).or(refused).or(not_alone).unwrap_or_default()
 }
 
 /// A duration in its largest unit: `3s`, `5m`, `2h`, `4d`.

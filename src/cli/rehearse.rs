@@ -39,6 +39,7 @@ pub fn run(args: &PlanArgs, shape: Shape) -> anyhow::Result<ExitCode> {
         entropy: 0,
         labels: host_labels(&[])?,
         prune_guard: false,
+        fence_system: false,
         balance: balance::Options { mode: Mode::Off, record: None },
     };
     let now = Time { wall: ps::now(), ..Time::default() };

@@ -78,6 +78,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         cdi: CDI_FOLDERS.map(PathBuf::from).into(),
         // Its own folder, and where a controller of this host would have its secrets.
         hidden: vec![own.clone(), PathBuf::from(MANIFESTS), PathBuf::from(STATE)],
+        fence: None,
         foreground: true,
     };
     let host = Linux::open(options, move |_: &Name| bell.notify_one()).map_err(|error| anyhow!("{}", chain(&error)))?;

@@ -3,8 +3,9 @@
 use super::output::{Format, complain, print, print_value};
 use super::{TopologyArgs, client};
 use crate::host::topology::{allowed, read};
+use crate::manifest::diagnostic::shown;
 use crate::model::cpuset::CpuSet;
-use crate::model::status::Status;
+use crate::model::status::{ConditionKind, Status};
 use crate::model::topology::{Domain, Level, Topology};
 use anyhow::Context;
 use std::path::Path;
@@ -16,27 +17,38 @@ pub fn run(args: &TopologyArgs) -> anyhow::Result<ExitCode> {
         format!("no machine below {}; help: it is the folder that holds its `sys` and `proc`", root.display())
     })?;
     match args.format.output {
-        Format::Table => print(&draw(&topology, &seated(args)))?,
+        Format::Table => {
+            let statuses = statuses(args);
+            print(&(draw(&topology, &seated(&statuses)) + &alone(&statuses)))?;
+        }
         format => print_value(&topology, format)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whom the controller has given CPUs of this machine; a saved one has nobody.
-fn seated(args: &TopologyArgs) -> Vec<(String, CpuSet)> {
+/// What the controller has put on this machine; a saved one has nobody.
+fn statuses(args: &TopologyArgs) -> Vec<Status> {
     if args.root.is_some() {
         return Vec::new();
     }
-    match client::talk(client::get::<Vec<Status>>(&args.client, "/v1/workloads")) {
-        Ok(statuses) => {
-            let placed = statuses.into_iter().filter(|status| !status.cpus.is_empty());
-            placed.map(|status| (status.name.to_string(), status.cpus)).collect()
-        }
-        Err(error) => {
-            complain(&format!("who sits where is not shown: {error:#}"));
-            Vec::new()
-        }
-    }
+    client::talk(client::get::<Vec<Status>>(&args.client, "/v1/workloads")).unwrap_or_else(|error| {
+        complain(&format!("who sits where is not shown: {error:#}"));
+        Vec::new()
+    })
+}
+
+fn seated(statuses: &[Status]) -> Vec<(String, CpuSet)> {
+    let placed = statuses.iter().filter(|status| !status.cpus.is_empty());
+    placed.map(|status| (status.name.to_string(), status.cpus.clone())).collect()
+}
+
+/// How exclusive the CPUs of those are that asked for that.
+fn alone(statuses: &[Status]) -> String {
+    let told = |status: &Status| {
+        let found = status.condition(ConditionKind::Exclusive)?;
+        Some(format!("exclusive to {}: {} ({})\n", status.name, shown(&found.message), found.reason))
+    };
+    statuses.iter().filter_map(told).collect()
 }
 
 /// The tree, each workload beside the smallest domain that has all of its CPUs. Cores are drawn one by one where somebody sits on one.

@@ -55,6 +55,10 @@ pub fn explain(status: &Status, events: &[Event]) -> Explanation {
         let cpus = if status.cpus.is_empty() { "its CPUs".to_owned() } else { format!("CPUs {}", status.cpus) };
         say(About::Cpus, format!("it has {cpus} by this rule: {}", placed.message));
     }
+    if let Some(alone) = status.condition(ConditionKind::Exclusive) {
+        let whether = if alone.status { "it has them alone" } else { "it does not have them quite alone" };
+        say(About::Cpus, format!("{whether} ({}): {}", alone.reason, alone.message));
+    }
     for lease in &status.gpus {
         say(About::Gpus, format!("it holds {lease}; what keeps it to that: {}", lease.enforcement()));
     }

@@ -17,6 +17,7 @@ mod consent;
 mod deadline;
 mod drift;
 pub mod explain;
+pub mod fence;
 pub mod folder;
 mod gpus;
 pub mod journal;
@@ -39,10 +40,13 @@ pub mod trust;
 mod unsaved;
 pub mod watch;
 
+use crate::host::fence::FenceError;
 use crate::host::{Host, HostError, chain};
 use crate::manifest::Parsed;
 use crate::model::clock::{Steady, Time};
+use crate::model::cpuset::CpuSet;
 use crate::model::event::News;
+use crate::model::fence::Fence;
 use crate::model::label::HostLabels;
 use crate::model::name::Name;
 
@@ -87,6 +91,8 @@ pub struct Options {
     pub labels: HostLabels,
     /// Whether deleting most of what runs waits for consent.
     pub prune_guard: bool,
+    /// Whether the host's own processes are kept off exclusive CPUs.
+    pub fence_system: bool,
     pub balance: balance::Options,
 }
 
@@ -153,6 +159,8 @@ pub enum Done {
     },
     Swept(Swept),
     Metered(Metered),
+    /// The host was to be kept off these.
+    Fenced(CpuSet, Result<Fence, FenceError>),
     Consented(Remembering),
     Saved,
     /// A bug of ours: the job ended in a panic, whose message is on standard error.
@@ -166,6 +174,7 @@ pub enum Job {
     Scan,
     Sweep,
     Meter,
+    Fence,
     Save,
     Consent,
 }
@@ -297,6 +306,7 @@ impl Controller {
             Input::Command(command) => self.obey(command),
             Input::Resync => {
                 self.watch_again();
+                self.state.fencing.is_due();
                 self.scan_at = Some(self.host.instant());
                 self.sweep();
             }
@@ -310,6 +320,7 @@ impl Controller {
         let told_at = self.notice_silence();
         self.measure_if_due();
         let deadline = self.pass();
+        self.fence_if_due();
         // Asked again: the pass may have begun what is to be measured soon.
         told_at.into_iter().chain(self.measure_at()).fold(deadline, Instant::min)
     }

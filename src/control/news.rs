@@ -191,7 +191,8 @@ fn changed(before: Option<&Status>, now: &Status, told: &mut Told, news: &mut Ve
         let of = status.conditions.iter().filter(|condition| match condition.kind {
             ConditionKind::Degraded => condition.status,
             ConditionKind::Accepted | ConditionKind::Placed => !condition.status,
-            ConditionKind::Ready => false,
+            // Told below if it was otherwise: where a host has no means for it, every start would say so.
+            ConditionKind::Ready | ConditionKind::Exclusive => false,
         });
         of.map(|condition| (condition.kind, condition.reason.clone(), condition.message.clone())).collect::<Vec<_>>()
     };
@@ -203,6 +204,12 @@ fn changed(before: Option<&Status>, now: &Status, told: &mut Told, news: &mut Ve
         earlier.iter().filter(|(kind, reason, _)| !later.iter().any(|(k, r, _)| (k, r) == (kind, reason)))
     {
         news.push(News::normal(name, "Mended", format!("no longer {} ({reason})", kind.when_wrong())));
+    }
+    let alone = |status: &Status| status.condition(ConditionKind::Exclusive).map(|condition| condition.status);
+    if let (Some(Some(true)), Some(open)) = (before.map(alone), now.condition(ConditionKind::Exclusive))
+        && !open.status
+    {
+        news.push(News::warning(name, open.kind.when_wrong(), format!("{}: {}", open.reason, open.message)));
     }
 }
 

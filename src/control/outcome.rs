@@ -36,6 +36,7 @@ impl Controller {
                 self.see(&name, seen);
             }
             Done::Metered(metered) => self.take_measurement(metered),
+            Done::Fenced(fenced, result) => self.take_fence(fenced, result),
             Done::Saved => self.saving = false,
             Done::Consented(remembering) => self.take_consent(remembering),
             Done::Scanned { folder, result, watched } => {
@@ -65,6 +66,7 @@ impl Controller {
             }
             Job::Sweep => self.sweeping = false,
             Job::Meter => self.meter_again(),
+            Job::Fence => self.state.fencing.end(),
             Job::Save => self.saving = false,
             // Whoever asked is told of a shutdown, for want of a better word.
             Job::Consent => self.end_consent(),

@@ -183,6 +183,6 @@ impl Controller {
             tracing::warn!(?left, ?busy, "cgroups or steps are left that do not end; the next controller finds them");
             return true;
         }
-        left.is_empty() && busy.is_empty()
+        left.is_empty() && busy.is_empty() && self.is_fenced()
     }
 }

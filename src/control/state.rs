@@ -5,6 +5,7 @@
 mod desired;
 
 use super::balance::Mode;
+use super::fence::Fencing;
 use super::folder::Scan;
 use super::gpus::{self, Gpus};
 use super::lost::LogFolders;
@@ -56,6 +57,7 @@ pub struct State {
     pub strains: Strains,
     pub log_folders: LogFolders,
     pub gpus: Gpus,
+    pub fencing: Fencing,
     pub usage: BTreeMap<Name, Usage>,
     /// What the probes of runs have come to.
     pub standings: BTreeMap<Name, Standing>,
@@ -104,6 +106,7 @@ impl State {
             strains: Strains::default(),
             log_folders: LogFolders::default(),
             gpus: Gpus::default(),
+            fencing: Fencing::new(),
             usage: BTreeMap::new(),
             standings: BTreeMap::new(),
             blind: BTreeSet::new(),
@@ -151,6 +154,7 @@ impl State {
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
+            fence: &self.fencing.fence,
             moves: self.rebalances.then_some(&self.moves),
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: self.job_threshold_percent,

@@ -11,6 +11,7 @@ use super::cgroup::{self, Backend};
 use super::clock::{self, Clocks};
 use super::confine;
 use super::facts::{ceilings, check_kernel, disks, facts, huge_pages, landlock_version, read_fact};
+use super::fence::Levers;
 use super::gpu::{Gpus, Source};
 use super::life::{self, Witness};
 use super::processes::{Init, Processes, Reaped, Run, find_init};
@@ -67,6 +68,8 @@ pub struct Options {
     pub cdi: Vec<PathBuf>,
     /// Folders no workload may see into.
     pub hidden: Vec<PathBuf>,
+    /// Where to remember what stood in the host's own cpusets; none to leave them alone.
+    pub fence: Option<PathBuf>,
     /// Whether runs keep the caller's terminal and end with it.
     pub foreground: bool,
 }
@@ -91,6 +94,7 @@ pub struct Linux {
     /// The folders of [`Options::hidden`], as they were last seen.
     own: Mutex<Vec<Own>>,
     asking: Asking,
+    levers: Option<Levers>,
     /// Keeps other controllers off our cgroups.
     _locks: Vec<Flock<File>>,
 }
@@ -104,7 +108,7 @@ impl Linux {
         make_private(&mountpoint)?;
         make_private(&options.logs)?;
         let dev = dev::prepare(&options.runtime)?;
-        let cgroup::Opened { backend, locks } = cgroup::open(&options.cgroup_parent)?;
+        let cgroup::Opened { backend, tree, locks } = cgroup::open(&options.cgroup_parent)?;
         let image = Image::load(init::PROGRAM)?;
         let boot_id = read_fact("the boot id", "/proc/sys/kernel/random/boot_id")?;
         let processes = Processes::watch(changed)?;
@@ -113,6 +117,14 @@ impl Linux {
         let own = Mutex::new(options.hidden.iter().map(|folder| own_folder(&asking, folder)).collect());
         let (seccomp, landlock, ceilings) = (Compiler::default(), landlock_version(), ceilings()?);
         let gpus = Gpus::open(options.gpus.clone(), options.cdi.clone());
+        let levers = options.fence.as_ref().map(|stamp| Levers {
+            tree,
+            own: options.cgroup_parent.clone(),
+            proc: PathBuf::from("/proc"),
+            cpus: PathBuf::from("/sys/devices/system/cpu"),
+            stamp: stamp.clone(),
+            boot_id: boot_id.clone(),
+        });
         Ok(Linux {
             options,
             backend,
@@ -130,6 +142,7 @@ impl Linux {
             written,
             own,
             asking,
+            levers,
             _locks: locks,
         })
     }
@@ -317,6 +330,10 @@ impl Host for Linux {
     fn meter(&self) -> Option<Box<dyn Meter>> {
         let sampler = Sampler::new(self.backend.counters(), PathBuf::from("/proc/stat"))?;
         Some(Box::new(sampler))
+    }
+
+    fn levers(&self) -> Option<&Levers> {
+        self.levers.as_ref()
     }
 
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError> {

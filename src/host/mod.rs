@@ -10,6 +10,7 @@ pub mod confine;
 pub mod dev;
 pub mod exec;
 mod facts;
+pub mod fence;
 pub mod gpu;
 pub mod heap;
 pub mod layers;
@@ -137,6 +138,11 @@ pub trait Host: Send + Sync {
 
     /// What reads counters often; none where there is nothing to read.
     fn meter(&self) -> Option<Box<dyn Meter>> {
+        None
+    }
+
+    /// What the host's own processes and interrupts are kept off CPUs by; none where that is not to be touched.
+    fn levers(&self) -> Option<&fence::Levers> {
         None
     }
 

@@ -35,6 +35,9 @@ pub struct Support {
     pub nodes: NodeSet,
 }
 
+/// Where a v2 group asks to have its CPUs alone (cgroup-v2.rst): `member`, `root`, or `root invalid (why not)`.
+pub const PARTITION: &str = "cpuset.cpus.partition";
+
 /// Control files and their values, as read from or written to the kernel, without the final newline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings(pub BTreeMap<String, String>);
@@ -53,6 +56,12 @@ impl Settings {
             value = lines.join("\n");
         }
         self.0.insert(file.to_owned(), value);
+    }
+
+    /// Whether a file holds what was asked of it. A partition is a wish: the kernel keeps it, and says beside it why it is not granted.
+    pub fn holds(&self, file: &str, value: &str) -> bool {
+        let held = self.get(file);
+        held == Some(value) || file == PARTITION && value == "root" && held.is_some_and(|held| held.starts_with("root"))
     }
 }
 
@@ -84,14 +93,14 @@ pub fn no_limit(file: &str) -> &'static str {
 
 impl Write {
     /// Whether the file holds what was written.
-    pub fn is_in(&self, held: &Settings) -> bool {
-        let held = held.get(&self.file).unwrap_or_default();
+    pub fn is_in(&self, settings: &Settings) -> bool {
+        let held = settings.get(&self.file).unwrap_or_default();
         match self.value.split_once(' ') {
             Some((device, limit)) if is_per_device(&self.file) && limit == no_limit(&self.file) => {
                 !held.lines().any(|line| line.split(' ').next() == Some(device))
             }
             _ if is_per_device(&self.file) => held.lines().any(|line| line == self.value),
-            _ => held == self.value,
+            _ => settings.holds(&self.file, &self.value) || held == self.value,
         }
     }
 }

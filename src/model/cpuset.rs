@@ -99,6 +99,15 @@ impl CpuSet {
         CpuSet(words)
     }
 
+    /// The kernel's other notation, as [`CpuSet::from_mask`] reads it.
+    pub fn to_mask(&self) -> String {
+        let words: Vec<u64> = self.0.iter().flat_map(|word| [word & u64::from(u32::MAX), word >> 32]).collect();
+        let used = words.iter().rposition(|word| *word != 0).unwrap_or(0);
+        let first = words.get(used).copied().unwrap_or(0);
+        let rest = words.iter().take(used).rev().map(|word| format!(",{word:08x}"));
+        rest.fold(format!("{first:x}"), |text, word| text + &word)
+    }
+
     /// Reads the kernel's other notation (Documentation/core-api/printk-formats.rst, `%*pb`): words of eight hexadecimal digits, the
     /// highest first, as in `00000000,0000ffff`; a word may be shorter than that. None if the text is no such mask.
     pub fn from_mask(text: &str) -> Option<CpuSet> {
@@ -210,6 +219,7 @@ mod tests {
         #[test]
         fn sets_read_back_as_they_were_written(cpus in proptest::collection::btree_set(0u32..256, 0..64)) {
             let set: CpuSet = cpus.into_iter().collect();
+            prop_assert_eq!(CpuSet::from_mask(&set.to_mask()), Some(set.clone()));
             prop_assert_eq!(set.to_string().parse::<CpuSet>(), Ok(set));
         }
 

@@ -12,6 +12,7 @@ pub mod cpuset;
 pub mod desired;
 pub mod event;
 pub mod exit;
+pub mod fence;
 pub mod gpu;
 pub mod isolation;
 pub mod job;

@@ -68,6 +68,8 @@ pub enum ConditionKind {
     Ready,
     /// It runs, but not entirely as its manifest says.
     Degraded,
+    /// No process of the host runs on the CPUs it is to have alone. Only of running workloads of class exclusive.
+    Exclusive,
 }
 
 /// How the last run ended.
@@ -156,6 +158,7 @@ impl ConditionKind {
             ConditionKind::Placed => "NotPlaced",
             ConditionKind::Ready => "NotReady",
             ConditionKind::Degraded => "Degraded",
+            ConditionKind::Exclusive => "NotExclusive",
         }
     }
 }

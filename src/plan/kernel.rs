@@ -5,7 +5,7 @@
 
 mod io;
 
-use crate::model::cgroup::{Generation, Settings, Support, Write, is_per_device, no_limit};
+use crate::model::cgroup::{Generation, PARTITION, Settings, Support, Write, is_per_device, no_limit};
 use crate::model::cpuset::{CpuSet, NodeSet};
 use crate::model::machine::Machine;
 use crate::model::spec::{Align, Cpu, CpuClass, Memory, Resources};
@@ -45,6 +45,11 @@ pub fn wanted(resources: &Resources, cpus: &CpuSet, machine: &Machine) -> Wanted
     want(&mut wanted, support, "cpuset.cpus", cpus.to_string());
     if support.generation == Generation::Legacy || support.files.contains("cpuset.mems") {
         want(&mut wanted, support, "cpuset.mems", nodes(cpu.align, cpus, machine).to_string());
+    }
+    // Where there is no such file there is nothing to wish for; what an exclusive workload has all the same is told by its condition.
+    if support.files.contains(PARTITION) {
+        let wish = if cpu.class == CpuClass::Exclusive { "root" } else { "member" };
+        wanted.settings.set(PARTITION, wish);
     }
     io::want(&mut wanted, io, machine);
     io::want_huge_pages(&mut wanted, hugepages, machine);
@@ -179,6 +184,7 @@ fn fresh(generation: Generation, file: &str) -> Option<&'static str> {
         (_, file) if is_per_device(file) => Some(""),
         (_, "memory.high" | "memory.max" | "memory.swap.max" | "pids.max") => Some("max"),
         (_, "cpuset.cpus" | "cpuset.mems") => Some(""),
+        (Generation::Unified, PARTITION) => Some("member"),
         _ => None,
     }
 }
@@ -201,7 +207,7 @@ pub fn writes(held: &Settings, wanted: &Settings) -> Vec<Write> {
     let mut writes = Vec::new();
     for (file, value) in &wanted.0 {
         let now = held.get(file);
-        if now == Some(value.as_str()) {
+        if held.holds(file, value) {
             continue;
         }
         if is_per_device(file) {
@@ -246,6 +252,9 @@ fn rank(write: &Write, held: &Settings) -> u8 {
             }
         }
         "cpu.idle" => 1,
+        // Asked for once it has the CPUs, and given up before it has others.
+        PARTITION if write.value == "member" => 2,
+        PARTITION => 4,
         "memory.high" | "cpu.cfs_period_us" => 2,
         _ => 3,
     }

@@ -18,6 +18,7 @@
 pub mod backoff;
 pub mod balance;
 mod ceilings;
+pub mod fence;
 pub mod gpu;
 mod guard;
 pub mod kernel;
@@ -35,6 +36,7 @@ use crate::model::cgroup::{Shrink, Write};
 use crate::model::clock::{Clock, Steady};
 use crate::model::desired::{Desired, Wanted};
 use crate::model::exit::Exit;
+use crate::model::fence::Fence;
 use crate::model::isolation::Changes;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
@@ -72,6 +74,8 @@ pub struct Input<'a> {
     pub job_threshold_percent: u8,
     /// Whether the controller is ending and takes its workloads with it.
     pub shutdown: Option<Shutdown>,
+    /// How far the host's own processes are kept off exclusive CPUs.
+    pub fence: &'a Fence,
     /// What the rebalancer proposes; none where nothing is to be rebalanced.
     pub moves: Option<&'a [Move]>,
     /// The time on the wall is for schedules and for people; whatever waits goes by the other.

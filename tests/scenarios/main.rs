@@ -38,4 +38,5 @@ mod terminal;
 mod verbs;
 mod walls;
 mod watching;
+mod whole_machine;
 mod world;

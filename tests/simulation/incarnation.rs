@@ -65,6 +65,7 @@ impl Sim {
             entropy,
             labels: HostLabels::new("sim", "x86_64", &[LABEL.parse().unwrap()]),
             prune_guard,
+            fence_system: false,
             stop_workloads: false,
             balance: containerctl::control::balance::Options::default(),
         };

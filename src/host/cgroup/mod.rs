@@ -9,6 +9,7 @@
 mod counters;
 mod hierarchies;
 mod legacy;
+mod partition;
 mod probe;
 mod unified;
 
@@ -18,7 +19,7 @@ pub use unified::{read_at, write_at};
 pub use probe::{Opened, is_below, membership, open, remove_parent};
 
 use crate::host::lock::Holder;
-use crate::model::cgroup::{Support, Write};
+use crate::model::cgroup::{PARTITION, Support, Write};
 use crate::model::name::Name;
 use crate::model::observed::Group;
 use crate::model::usage::Usage;
@@ -33,7 +34,7 @@ const SUFFIX: &str = ".workload";
 pub const PROBE_GROUPS: [&str; 3] = ["probe-startup", "probe-readiness", "probe-liveness"];
 
 /// The control files a workload's group is made of, over both generations. Which of them exist is probed.
-pub const FILES: [&str; 34] = [
+pub const FILES: [&str; 35] = [
     "cpu.max",
     "cpu.max.burst",
     "cpu.weight",
@@ -44,6 +45,7 @@ pub const FILES: [&str; 34] = [
     "cpu.shares",
     "cpuset.cpus",
     "cpuset.mems",
+    PARTITION,
     "memory.min",
     "memory.low",
     "memory.oom.group",

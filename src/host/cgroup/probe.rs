@@ -24,6 +24,8 @@ const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 /// The host's cgroups, ready for groups of workloads.
 pub struct Opened {
     pub backend: Box<dyn Backend>,
+    /// Where the v2 tree is, if that has the controllers.
+    pub tree: Option<PathBuf>,
     /// Keep other controllers off the parent for as long as they live: one in each hierarchy that has it, so that a controller which does not
     /// see all of them, in another mount namespace, is kept off by those it does see.
     pub locks: Vec<Flock<File>>,
@@ -37,7 +39,7 @@ pub fn open(parent: &str) -> Result<Opened, CgroupError> {
         && has_controllers(mount)
     {
         let (unified, lock) = open_unified(mount, parent, &CONTROLLERS)?;
-        return Ok(Opened { backend: Box::new(unified), locks: vec![lock] });
+        return Ok(Opened { backend: Box::new(unified), tree, locks: vec![lock] });
     }
     let hierarchies = Hierarchies::find().ok_or(CgroupError::NoHierarchy)?;
     let (unified, mut locks) = match &tree {
@@ -48,7 +50,7 @@ pub fn open(parent: &str) -> Result<Opened, CgroupError> {
         None => (None, Vec::new()),
     };
     let legacy = open_legacy(&hierarchies, parent, unified, &mut locks)?;
-    Ok(Opened { backend: Box::new(legacy), locks })
+    Ok(Opened { backend: Box::new(legacy), tree: None, locks })
 }
 
 /// Removes a parent group that [`open`] made, and whatever empty groups are left below it.

@@ -3,12 +3,14 @@
 //! The same code keeps the v2 tree beside v1 controllers (hybrid hosts), where it has no controllers but `cgroup.kill`, `cgroup.events`
 //! and a place to clone into.
 
+use super::partition::Partitions;
 use super::probe::enable;
 use super::{
     Backend, CgroupError, Counter, Counters, PROBE_GROUPS, counter, cpus_of_this_process, directory_name,
     list_directories, parse_pids, stalled_us, workload_at,
 };
-use crate::model::cgroup::{Settings, Support, Write};
+use crate::model::cgroup::{PARTITION, Settings, Support, Write};
+use crate::model::cpuset::CpuSet;
 use crate::model::name::Name;
 use crate::model::observed::Group;
 use crate::model::usage::Usage;
@@ -28,6 +30,7 @@ pub struct Unified {
     /// The parent as people know it, below the mount point.
     shown: String,
     support: Support,
+    partitions: Partitions,
     /// Those that the parent passes on to the groups below.
     controllers: Vec<String>,
 }
@@ -35,7 +38,9 @@ pub struct Unified {
 impl Unified {
     /// Takes over an existing parent group.
     pub fn new(parent: OwnedFd, parent_path: PathBuf, shown: String, support: Support) -> Unified {
-        Unified { parent, parent_path, shown, support, controllers: Vec::new() }
+        let depth = shown.split('/').filter(|part| !part.is_empty()).count();
+        let partitions = Partitions::below(&parent_path, depth);
+        Unified { parent, parent_path, shown, support, partitions, controllers: Vec::new() }
     }
 
     /// The same, whose parent passes these controllers on to the groups below.
@@ -102,7 +107,15 @@ impl Backend for Unified {
     fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
         let failed =
             |source| CgroupError::Write { path: self.path_of(name, &write.file), value: write.value.clone(), source };
-        write_at(self.group(name)?, &write.file, &write.value).map_err(failed)
+        let group = self.group(name)?;
+        if write.file == PARTITION {
+            return self.partitions.ask(name, group, &write.value).map_err(failed);
+        }
+        write_at(group, &write.file, &write.value).map_err(failed)?;
+        if write.file == "cpuset.cpus" {
+            self.partitions.ask_again();
+        }
+        Ok(())
     }
 
     fn make_room(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
@@ -128,6 +141,7 @@ impl Backend for Unified {
         let mut settings = Settings::default();
         for file in self.support.files.iter().filter(|file| !file.contains(".events")) {
             match read_at(&group, file) {
+                Ok(text) if file == PARTITION => settings.set(file, self.partitions.answer(name, text)),
                 Ok(text) => settings.set(file, text),
                 // Somebody has taken the controller away from the parent: the planner sees the file as not held.
                 Err(source) if source.kind() == io::ErrorKind::NotFound => {}
@@ -224,6 +238,9 @@ impl Backend for Unified {
     }
 
     fn remove(&self, name: &Name) -> Result<(), CgroupError> {
+        if let Ok(Some(group)) = self.open_group(name) {
+            self.partitions.leave(name, group);
+        }
         let remove = || unlinkat(&self.parent, directory_name(name), AtFlags::REMOVEDIR);
         // Groups of probes are removed where there are any; whatever keeps one keeps the other, which says so.
         let removed = remove().or_else(|errno| {
@@ -255,7 +272,12 @@ impl Backend for Unified {
         let file = "cpuset.cpus.effective";
         match read_at(&self.parent, file) {
             Err(source) if source.kind() == io::ErrorKind::NotFound => cpus_of_this_process(),
-            read => read.map_err(|source| CgroupError::Read { path: self.parent_path.join(file), source }),
+            read => {
+                let read = read.map_err(|source| CgroupError::Read { path: self.parent_path.join(file), source })?;
+                // Those that a workload has alone are still ours to give.
+                let granted = self.partitions.granted();
+                Ok(read.parse::<CpuSet>().map_or(read, |cpus| cpus.union(&granted).to_string()))
+            }
         }
     }
 }

@@ -247,3 +247,33 @@ fn each_class_has_a_weight_of_its_own() {
     // Who names one has that, whatever the class.
     assert_eq!(check("cpu: {request: 1, class: pinned, weight: 7}", &unified).matches("cpu.weight = 7").count(), 1);
 }
+
+#[test]
+fn a_partition_is_asked_for_after_its_cpus_and_given_up_before_others() {
+    let support = support(Generation::Unified, &[UNIFIED, &["cpuset.mems", PARTITION]].concat());
+    let written = |from: &str, to: &str| {
+        let held = wanted(&resources(from), &"0-1".parse().unwrap(), &machine(&support)).settings;
+        let writes = writes(&held, &wanted(&resources(to), &"2".parse().unwrap(), &machine(&support)).settings);
+        writes
+            .into_iter()
+            .filter(|write| write.file.starts_with("cpuset.cpus"))
+            .map(|write| write.to_string())
+            .collect::<Vec<_>>()
+    };
+    let (shared, exclusive) = ("cpu: 1", "cpu: {class: exclusive, request: 1}");
+    assert_eq!(written(shared, exclusive), ["cpuset.cpus = 2", "cpuset.cpus.partition = root"]);
+    assert_eq!(written(exclusive, shared), ["cpuset.cpus.partition = member", "cpuset.cpus = 2"]);
+}
+
+#[test]
+fn a_partition_that_is_not_granted_is_a_wish_that_is_held() {
+    let mut held = Settings::default();
+    for (text, is_held) in [("root", true), ("root invalid (Parent is not a partition root)", true), ("member", false)]
+    {
+        held.set(PARTITION, text);
+        let mut wanted = Settings::default();
+        wanted.set(PARTITION, "root");
+        assert_eq!(writes(&held, &wanted).is_empty(), is_held, "{text}");
+        assert_eq!(Write { file: PARTITION.to_owned(), value: "root".to_owned() }.is_in(&held), is_held, "{text}");
+    }
+}

@@ -10,7 +10,7 @@ use crate::model::spec::{Align, Kind, Process, REPLICA_VARIABLE};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
 use crate::place::{self, Ledger};
-use crate::plan::{Act, Finding, Input, Plan, Verdict, Work, balance, ceilings, kernel, mend};
+use crate::plan::{Act, Finding, Input, Plan, Verdict, Work, balance, ceilings, fence, kernel, mend};
 use std::collections::BTreeMap;
 
 /// Where programs are looked for if the manifest's `env` has no PATH: Debian's default for root.
@@ -30,6 +30,7 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
             if writes.is_none() {
                 observed_generation = record.generation;
             }
+            findings.extend(fence::finding(input, record));
             Some(writes.unwrap_or((Act::Remember, "as it should be".to_owned())))
         }
         (Next::Rest { reason }, _) => Some((Act::Remember, reason)),

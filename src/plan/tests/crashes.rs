@@ -32,7 +32,7 @@ fn without_a_database_what_runs_is_adopted_as_it_was_started() {
     web: remember (as it should be)
     x: remember (as it should be)
       web Running Ready=true Running: pid 100
-      x Running Ready=true Running: pid 100
+      x Running Ready=true Running: pid 100; Exclusive=false HostMayRun: no other workload runs on CPUs 0, but the host's own processes may: this kernel has no cpuset.cpus.partition; controller --fence-system keeps them off
     ");
     assert_eq!(world.observed, before, "nothing was touched");
     assert_eq!(world.records.len(), 2);

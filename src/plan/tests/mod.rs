@@ -1,5 +1,6 @@
 //! Plans as text: what a pass does about a small world, printed.
 
+mod alone;
 mod away;
 mod clocks;
 mod crashes;

@@ -4,10 +4,11 @@ use crate::manifest::away::{Away, Look};
 use crate::manifest::{gather, parse};
 use crate::model::admission::Admission;
 use crate::model::balance::Move;
-use crate::model::cgroup::{Generation, Settings, Support};
+use crate::model::cgroup::{Generation, PARTITION, Settings, Support};
 use crate::model::clock::{Clock, Steady};
 use crate::model::cpuset::CpuSet;
 use crate::model::exit::{Exit, Outcome};
+use crate::model::fence::Fence;
 use crate::model::gpu::{Gpu, GpuId, Vendor};
 use crate::model::label::HostLabels;
 use crate::model::machine::{Ceilings, Machine};
@@ -40,6 +41,7 @@ pub struct World {
     pub busy: BTreeSet<Name>,
     pub blind: BTreeSet<Name>,
     pub machine: Machine,
+    pub fence: Fence,
     pub utilisation_percent: Option<u8>,
     pub shutdown: Option<Shutdown>,
     /// What the rebalancer proposes; none where there is none.
@@ -91,6 +93,7 @@ impl World {
                 ceilings: Ceilings::default(),
                 admission: Admission::default(),
             },
+            fence: Fence::default(),
             utilisation_percent: None,
             shutdown: None,
             moves: None,
@@ -106,6 +109,11 @@ impl World {
     }
 
     pub fn plan(&self) -> Plan {
+        self.with_input(plan)
+    }
+
+    /// Asks something of what a pass would be decided on.
+    pub fn with_input<T>(&self, ask: impl FnOnce(&Input<'_>) -> T) -> T {
         let files =
             self.files.iter().map(|(path, text)| (path.clone(), Arc::new(parse(path, text.as_bytes())))).collect();
         let owners = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone())).collect();
@@ -114,7 +122,7 @@ impl World {
             let look = Look { files: &files, unusable: &BTreeMap::new(), stirred: true };
             Away::default().hold(&owners, &look, &mut desired);
         }
-        plan(&Input {
+        ask(&Input {
             desired: &desired,
             records: &self.records,
             observed: &self.observed,
@@ -125,6 +133,7 @@ impl World {
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
+            fence: &self.fence,
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: 85,
             shutdown: self.shutdown,
@@ -185,7 +194,7 @@ impl World {
                 for write in writes {
                     settings.set(&write.file, &write.value);
                 }
-                fill(&mut settings);
+                fill(&mut settings, &self.machine);
                 seen.group = Some(Group { settings, populated: true, frozen: false });
                 let life = Life::Running { pid: 100 };
                 let (number, started) = (record.instance, Some(self.now));
@@ -204,7 +213,7 @@ impl World {
                 for write in writes {
                     group.settings.set(&write.file, &write.value);
                 }
-                fill(&mut group.settings);
+                fill(&mut group.settings, &self.machine);
                 self.strays.remove(name);
             }
             Act::Kill => {
@@ -296,7 +305,10 @@ impl World {
 }
 
 /// What a new group holds where nothing was written.
-fn fill(settings: &mut Settings) {
+fn fill(settings: &mut Settings, machine: &Machine) {
+    if machine.cgroup.files.contains(PARTITION) {
+        settings.0.entry(PARTITION.to_owned()).or_insert_with(|| "member".to_owned());
+    }
     for (file, value) in [
         ("cpu.max", "max 100000"),
         ("cpu.weight", "100"),

@@ -1,0 +1,229 @@
+//! Keeping the host off exclusive CPUs, where the controller was told to (`plan::fence` decides how).
+//!
+//! One look at a time, on a thread: when other CPUs become exclusive, and with each resync while there are some, as groups and interrupts
+//! come and go. Where nothing is exclusive and nothing was moved, the host is not looked at.
+//! Guarantees: what stood is on the disk before a lever is moved, and until it is put back; a host that is kept off is not written to.
+
+use super::{Controller, Done, Job};
+use crate::host::chain;
+use crate::host::fence::{FenceError, Levers};
+use crate::model::cpuset::CpuSet;
+use crate::model::fence::{Fence, Refused};
+use crate::plan::fence::{self, Steps};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What the loop knows of it.
+#[derive(Debug, Default)]
+pub struct Fencing {
+    /// What came of the last look.
+    pub(super) fence: Fence,
+    /// Whether one is under way, or has to come whatever is exclusive.
+    under_way: bool,
+    due: bool,
+}
+
+impl Fencing {
+    /// One that looks first: an earlier controller may have moved levers.
+    pub(super) fn new() -> Fencing {
+        Fencing { due: true, ..Fencing::default() }
+    }
+
+    pub(super) fn is_due(&mut self) {
+        self.due = true;
+    }
+
+    /// After a panic: the next resync looks again.
+    pub(super) fn end(&mut self) {
+        self.under_way = false;
+    }
+}
+
+impl Controller {
+    /// Begins a look if there is something to do.
+    pub(super) fn fence_if_due(&mut self) {
+        if self.options.fence_system && !self.state.has_looked() {
+            // Whom it is for is not known yet, and what an earlier controller keeps off is not to be let in for a moment.
+            return;
+        }
+        let fenced = self.to_be_fenced();
+        let fencing = &mut self.state.fencing;
+        if fencing.under_way || !fencing.due && fenced == fencing.fence.cpus {
+            return;
+        }
+        (fencing.under_way, fencing.due) = (true, false);
+        let (host, refused) = (Arc::clone(&self.host), fencing.fence.refused.clone());
+        self.on_thread(Job::Fence, move || {
+            let result = host.levers().map_or_else(|| Ok(Fence::default()), |levers| fence(levers, &fenced, refused));
+            Done::Fenced(fenced, result)
+        });
+    }
+
+    /// The CPUs the host is to be kept off; none where nobody asked for that.
+    fn to_be_fenced(&self) -> CpuSet {
+        if !self.options.fence_system || self.host.levers().is_none() {
+            return CpuSet::new();
+        }
+        fence::exclusive(&self.state.input(&self.state.desired, self.host.time()))
+    }
+
+    /// Whether the host is kept off what it is to be kept off, and nothing else.
+    pub(super) fn is_fenced(&self) -> bool {
+        !self.state.fencing.under_way && self.to_be_fenced() == self.state.fencing.fence.cpus
+    }
+
+    pub(super) fn take_fence(&mut self, fenced: CpuSet, result: Result<Fence, FenceError>) {
+        let fence = result.unwrap_or_else(|error| {
+            let why = chain(&error);
+            tracing::error!(error = %why, cpus = %fenced, "cannot keep the host off exclusive CPUs, or give them back");
+            // Told as asked, so that it waits for the next resync.
+            let left = vec![format!("all of its processes ({})", why.lines().next().unwrap_or_default())];
+            Fence { cpus: fenced, left, ..Fence::default() }
+        });
+        let before = &self.state.fencing.fence;
+        if before.cpus != fence.cpus || before.left != fence.left {
+            tracing::info!(cpus = %fence.cpus, left = ?fence.left, interrupts = ?fence.interrupts, "the host is kept off exclusive CPUs");
+        }
+        self.state.fencing.fence = fence;
+        self.state.fencing.under_way = false;
+    }
+}
+
+/// Looks at the host's levers and moves those that have to be.
+pub fn fence(levers: &Levers, fenced: &CpuSet, refused: BTreeMap<String, Refused>) -> Result<Fence, FenceError> {
+    let stood = levers.stood()?;
+    if fenced.is_empty() && stood.levers.is_empty() {
+        return Ok(Fence::default());
+    }
+    let seen = levers.look();
+    let Steps { stood: during, pulls } = fence::steps(&seen, &stood, fenced, &refused);
+    if during != stood {
+        levers.remember(&during)?;
+    }
+    let mut refused = fence::still_refused(&seen, fenced, refused);
+    for pull in &pulls {
+        if let Err(why) = levers.pull(pull) {
+            refused.insert(pull.lever.clone(), Refused { cpus: pull.cpus.clone(), why });
+        }
+    }
+    let after = fence::afterwards(&stood, &during, &pulls, &refused);
+    if after != during {
+        levers.remember(&after)?;
+    }
+    Ok(fence::fence(&levers.look(), fenced, refused))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    /// A host of eight CPUs as files: two groups beside ours, one more beside the way down to it, an interrupt, a process in the root group
+    /// and a thread of the kernel's.
+    fn host(root: &Path) -> Levers {
+        for (path, text) in [
+            ("tree/cgroup.procs", "2\n7\n"),
+            ("tree/system.slice/cpuset.cpus", "\n"),
+            ("tree/user.slice/cpuset.cpus", "0-5\n"),
+            ("tree/ours/cpuset.cpus", "\n"),
+            ("tree/ours/beside/cpuset.cpus", "4-6\n"),
+            ("tree/ours/workloads/x.workload/cpuset.cpus", "4-5\n"),
+            ("proc/irq/24/smp_affinity_list", "0-7\n"),
+            ("proc/irq/default_smp_affinity", "ff\n"),
+            ("proc/7/cmdline", "daemon\0"),
+            ("proc/2/cmdline", ""),
+            ("online", "0-7\n"),
+        ] {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Levers {
+            tree: Some(root.join("tree")),
+            own: "ours/workloads".to_owned(),
+            proc: root.join("proc"),
+            cpus: root.to_owned(),
+            stamp: root.join("fence"),
+            boot_id: "this".to_owned(),
+        }
+    }
+
+    fn held(root: &Path) -> String {
+        let levers = [
+            "tree/system.slice/cpuset.cpus",
+            "tree/user.slice/cpuset.cpus",
+            "tree/ours/beside/cpuset.cpus",
+            "tree/ours/workloads/x.workload/cpuset.cpus",
+            "proc/irq/24/smp_affinity_list",
+            "proc/irq/default_smp_affinity",
+        ];
+        levers.map(|lever| fs::read_to_string(root.join(lever)).unwrap().trim().to_owned()).join(" | ")
+    }
+
+    fn ask(levers: &Levers, fenced: &str) -> Fence {
+        fence(levers, &fenced.parse().unwrap(), BTreeMap::new()).unwrap()
+    }
+
+    #[test]
+    fn the_host_is_kept_off_and_let_in_again_by_whoever_finds_the_stamp() {
+        let root = tempfile::tempdir().unwrap();
+        let levers = host(root.path());
+        let before = held(root.path());
+        assert_eq!(before, " | 0-5 | 4-6 | 4-5 | 0-7 | ff");
+        let fence = ask(&levers, "4-5");
+        assert_eq!(held(root.path()), "0-3,6-7 | 0-3 | 6 | 4-5 | 0-3,6-7 | cf");
+        assert_eq!(fence.left, ["processes of the root group, which has no cpuset"]);
+        let stamp = fs::read_to_string(&levers.stamp).unwrap();
+        // A second look writes nothing at all.
+        fs::remove_file(&levers.stamp).unwrap();
+        fs::write(&levers.stamp, &stamp).unwrap();
+        let written = fs::metadata(&levers.stamp).unwrap().modified().unwrap();
+        ask(&levers, "4-5");
+        assert_eq!(fs::metadata(&levers.stamp).unwrap().modified().unwrap(), written);
+        // Another controller, which was not told to keep anybody off.
+        ask(&levers.clone(), "");
+        assert_eq!((held(root.path()), levers.stamp.exists()), (before, false));
+    }
+
+    #[test]
+    fn a_stamp_of_another_boot_moves_nothing_and_one_that_is_damaged_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let levers = host(root.path());
+        ask(&levers, "4-5");
+        let fenced = held(root.path());
+        ask(&Levers { boot_id: "next".to_owned(), ..levers.clone() }, "");
+        assert_eq!(held(root.path()), fenced, "what stands there is what that boot began with");
+        fs::write(&levers.stamp, "{").unwrap();
+        let error = fence(&levers, &CpuSet::new(), BTreeMap::new()).unwrap_err();
+        assert!(error.to_string().contains("cannot read") && error.to_string().contains("help: "), "{error}");
+    }
+
+    #[test]
+    fn where_nothing_can_be_remembered_nothing_is_moved() {
+        let root = tempfile::tempdir().unwrap();
+        let levers = Levers { stamp: root.path().join("gone/fence"), ..host(root.path()) };
+        let before = held(root.path());
+        fence(&levers, &"4-5".parse().unwrap(), BTreeMap::new()).unwrap_err();
+        assert_eq!(held(root.path()), before);
+    }
+
+    #[test]
+    fn a_lever_that_is_refused_is_told_and_left_as_it_was() {
+        let root = tempfile::tempdir().unwrap();
+        let levers = host(root.path());
+        // The kernel's answer cannot be had from a file; a folder is one that cannot be written.
+        let interrupt = root.path().join("proc/irq/24/smp_affinity_list");
+        let look = levers.look();
+        fs::remove_file(&interrupt).unwrap();
+        fs::create_dir(&interrupt).unwrap();
+        assert_eq!(look.levers.len(), 5);
+        let pull = crate::model::fence::Pull {
+            lever: interrupt.display().to_string(),
+            value: "0".to_owned(),
+            cpus: "0".parse().unwrap(),
+            then: None,
+        };
+        assert!(levers.pull(&pull).unwrap_err().contains("directory"));
+    }
+}

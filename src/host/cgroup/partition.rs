@@ -1,0 +1,209 @@
+//! CPUs that a v2 group has alone, by the kernel's word (cgroup-v2.rst, `cpuset.cpus.partition`).
+//!
+//! Problem: a cpuset keeps our workloads off exclusive CPUs and nobody else. A partition takes its CPUs from every group that is not below it, but
+//! is granted only below a partition, which the group of all workloads is not, unless an administrator made it one; or, from Linux 6.7 on,
+//! where each group on the way down sets the CPUs aside in `cpuset.cpus.exclusive`.
+//! Approach: ask, and let the answer be read back. `cpuset.cpus.exclusive` follows from what is asked for, so nobody decides about it.
+//! Guarantees: a wish that the kernel does not grant fails nothing; the reason is what the file is read as from then on.
+
+use super::unified::{read_at, write_at};
+use super::{SUFFIX, list_directories};
+use crate::model::cgroup::PARTITION;
+use crate::model::cpuset::CpuSet;
+use crate::model::name::Name;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Where CPUs are set aside for partitions further down, from Linux 6.7 on.
+const EXCLUSIVE: &str = "cpuset.cpus.exclusive";
+
+/// The partitions below one group.
+#[derive(Debug)]
+pub struct Partitions {
+    parent: PathBuf,
+    /// The groups from the top of the tree down to the parent.
+    way: Vec<PathBuf>,
+    /// Wishes that the kernel did not even take, so that it does not show them. A controller that starts tries once more.
+    refusals: Mutex<BTreeMap<Name, String>>,
+}
+
+impl Partitions {
+    /// Below `parent`, which is `depth` groups below the root of its tree.
+    pub fn below(parent: &Path, depth: usize) -> Partitions {
+        let mut way: Vec<PathBuf> = parent.ancestors().take(depth).map(Path::to_owned).collect();
+        way.reverse();
+        Partitions { parent: parent.to_owned(), way, refusals: Mutex::default() }
+    }
+
+    /// Asks for a workload's CPUs, or gives them back. Only the latter can fail.
+    pub fn ask(&self, name: &Name, group: impl AsFd, value: &str) -> io::Result<()> {
+        if value != "root" {
+            write_at(&group, PARTITION, value)?;
+            self.forget(name);
+            self.release(&group);
+            return Ok(());
+        }
+        let asked = self.set_aside(&group).and_then(|()| write_at(&group, PARTITION, value));
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked {
+            Ok(()) => refusals.remove(name),
+            Err(error) => refusals.insert(name.clone(), error.to_string()),
+        };
+        Ok(())
+    }
+
+    /// What the file holds, in the kernel's notation; a wish that it did not take as one that it does not grant.
+    pub fn answer(&self, name: &Name, held: String) -> String {
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        match refusals.get(name) {
+            Some(why) if held == "member" => format!("root invalid ({why})"),
+            _ => held,
+        }
+    }
+
+    /// Before a group is removed.
+    pub fn leave(&self, name: &Name, group: impl AsFd) {
+        self.forget(name);
+        self.release(group);
+    }
+
+    /// Asks again for what was not granted because a neighbour was in the way: the kernel does not look again by itself when it leaves.
+    pub fn ask_again(&self) {
+        if !self.are_possible() {
+            return;
+        }
+        for group in self.groups() {
+            let is_ungranted = read(&group, PARTITION).is_some_and(|held| held.starts_with("root invalid"));
+            if is_ungranted && let Ok(group) = File::open(&group) {
+                // What comes of it is read from the file.
+                let _ = write_at(&group, PARTITION, "root");
+            }
+        }
+    }
+
+    /// The CPUs that partitions below the parent have, which its own effective set lacks.
+    pub fn granted(&self) -> CpuSet {
+        if !self.are_possible() {
+            return CpuSet::new();
+        }
+        let has = |group: &PathBuf| read(group, PARTITION).is_some_and(|held| is_granted(&held));
+        let sets = self.groups().into_iter().filter(has).filter_map(|group| list(&group, "cpuset.cpus.effective"));
+        sets.fold(CpuSet::new(), |all, cpus| all.union(&cpus))
+    }
+
+    /// Whether any group below may be one: otherwise there is no need to ask each.
+    fn are_possible(&self) -> bool {
+        read(&self.parent, PARTITION).is_some_and(|held| is_granted(&held))
+            || list(&self.parent, EXCLUSIVE).is_some_and(|cpus| !cpus.is_empty())
+    }
+
+    fn groups(&self) -> Vec<PathBuf> {
+        let names = list_directories(&self.parent).unwrap_or_default();
+        names.into_iter().map(|name| self.parent.join(format!("{name}{SUFFIX}"))).collect()
+    }
+
+    fn forget(&self, name: &Name) {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// Sets the group's CPUs aside on the way down to it, where the kernel wants that.
+    fn set_aside(&self, group: impl AsFd) -> io::Result<()> {
+        if !self.parent.join(EXCLUSIVE).exists() {
+            return Ok(());
+        }
+        let cpus: CpuSet = read_at(&group, "cpuset.cpus")?.parse().map_err(io::Error::other)?;
+        for above in &self.way {
+            let held = list(above, EXCLUSIVE).unwrap_or_default();
+            if !cpus.is_subset(&held) {
+                write_at(File::open(above)?, EXCLUSIVE, &held.union(&cpus).to_string())?;
+            }
+        }
+        write_at(&group, EXCLUSIVE, &cpus.to_string())
+    }
+
+    /// What was set aside for the group is anybody's again. One that is left set aside takes nothing from anybody, so this may fail.
+    fn release(&self, group: impl AsFd) {
+        let cpus = read_at(&group, EXCLUSIVE).ok().and_then(|text| text.parse::<CpuSet>().ok()).unwrap_or_default();
+        if cpus.is_empty() {
+            return;
+        }
+        let _ = write_at(&group, PARTITION, "member");
+        let _ = write_at(&group, EXCLUSIVE, "\n");
+        for above in self.way.iter().rev() {
+            let rest = list(above, EXCLUSIVE).unwrap_or_default().difference(&cpus);
+            let _ = File::open(above).and_then(|above| write_at(above, EXCLUSIVE, &format!("{rest}\n")));
+        }
+    }
+}
+
+fn is_granted(held: &str) -> bool {
+    matches!(held, "root" | "isolated")
+}
+
+fn read(group: &Path, file: &str) -> Option<String> {
+    fs::read_to_string(group.join(file)).ok().map(|text| text.trim_end().to_owned())
+}
+
+fn list(group: &Path, file: &str) -> Option<CpuSet> {
+    read(group, file)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two groups on the way down and one of a workload, as files; no kernel answers, so what is written is what is read.
+    fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Partitions) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let partitions = Partitions::below(&root.path().join("a/b"), 2);
+        (root, partitions)
+    }
+
+    fn all(root: &tempfile::TempDir, files: &[&str; 3]) -> [String; 3] {
+        files.map(|file| fs::read_to_string(root.path().join(file)).unwrap().trim_end().to_owned())
+    }
+
+    #[test]
+    fn cpus_are_set_aside_on_the_way_down_and_given_back() {
+        let files = ["a/cpuset.cpus.exclusive", "a/b/cpuset.cpus.exclusive", "a/b/x.workload/cpuset.cpus.exclusive"];
+        let (root, partitions) = tree(&[
+            (files[0], "1"),
+            (files[1], ""),
+            (files[2], ""),
+            ("a/b/x.workload/cpuset.cpus", "4-5"),
+            ("a/b/x.workload/cpuset.cpus.partition", "member"),
+            ("a/b/x.workload/cpuset.cpus.effective", "4-5"),
+        ]);
+        let (name, group): (Name, _) = ("x".parse().unwrap(), File::open(root.path().join("a/b/x.workload")).unwrap());
+        partitions.ask(&name, &group, "root").unwrap();
+        assert_eq!(all(&root, &files), ["1,4-5", "4-5", "4-5"]);
+        // A file of a disk keeps what a shorter text does not reach.
+        fs::write(root.path().join("a/b/x.workload/cpuset.cpus.partition"), "root\n").unwrap();
+        assert_eq!(partitions.granted().to_string(), "4-5");
+        partitions.leave(&name, &group);
+        let left = all(&root, &files).map(|text| text.lines().next().unwrap_or_default().to_owned());
+        assert_eq!(left, ["1", "", ""]);
+    }
+
+    #[test]
+    fn a_wish_that_is_not_taken_is_read_as_one_that_is_not_granted() {
+        let (root, partitions) = tree(&[("a/b/x.workload/cpuset.cpus", "4-5")]);
+        let (name, group): (Name, _) = ("x".parse().unwrap(), File::open(root.path().join("a/b/x.workload")).unwrap());
+        partitions.ask(&name, &group, "root").unwrap();
+        let held = partitions.answer(&name, "member".to_owned());
+        assert_eq!(held, "root invalid (No such file or directory (os error 2))");
+        assert_eq!(partitions.answer(&name, "root".to_owned()), "root");
+        assert_eq!(partitions.granted(), CpuSet::new());
+        partitions.leave(&name, &group);
+        assert_eq!(partitions.answer(&name, "member".to_owned()), "member");
+    }
+}

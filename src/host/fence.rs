@@ -1,0 +1,169 @@
+//! The host's own levers: the cpusets of groups that are not ours, the affinity of interrupts; and what stood in them, on the disk.
+//!
+//! Which CPUs they get is decided elsewhere (`plan::fence`); this reads, writes one, and remembers.
+//!
+//! The stamp is in the state folder: it has to outlive a crash and the runtime directory. It is flushed before a lever is moved. The kernel
+//! forgets levers with a reboot, so one of another boot says nothing.
+
+use crate::model::cpuset::CpuSet;
+use crate::model::fence::{Pull, Stood, Surroundings, is_mask};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Groups of the host, and interrupts, that are looked at. A machine with more is kept off by the first ones, and the rest is told.
+const LEVERS_MAX: usize = 4096;
+/// Bytes of the stamp that are read: a hundred a lever are plenty.
+const STAMP_BYTES_MAX: u64 = 1 << 20;
+
+/// Where the levers are.
+#[derive(Clone, Debug)]
+pub struct Levers {
+    /// The v2 tree, where it has controllers.
+    pub tree: Option<PathBuf>,
+    /// The group that holds our workloads, below the root of the tree.
+    pub own: String,
+    /// `/proc`.
+    pub proc: PathBuf,
+    /// `/sys/devices/system/cpu`.
+    pub cpus: PathBuf,
+    pub stamp: PathBuf,
+    pub boot_id: String,
+}
+
+/// What cannot be kept or found.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    #[error(
+        "cannot write {path}, where it is remembered what stood in the host's cpusets\n  help: nothing is kept off exclusive CPUs meanwhile; it is tried again with the next resync"
+    )]
+    Remember { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot read {path}, which says what stood in the host's cpusets\n  help: if it is damaged, see the cpuset.cpus of the host's groups by hand, and delete it"
+    )]
+    Stamp { path: PathBuf, source: io::Error },
+}
+
+impl Levers {
+    /// What was moved under this boot and not put back.
+    pub fn stood(&self) -> Result<Stood, FenceError> {
+        let nothing = Stood { boot_id: self.boot_id.clone(), ..Stood::default() };
+        let failed = |source| FenceError::Stamp { path: self.stamp.clone(), source };
+        let text = match File::open(&self.stamp) {
+            Ok(file) => io::read_to_string(io::Read::take(file, STAMP_BYTES_MAX)).map_err(failed)?,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(nothing),
+            Err(source) => return Err(failed(source)),
+        };
+        let stood: Stood = serde_json::from_str(&text).map_err(|error| failed(error.into()))?;
+        Ok(if stood.boot_id == self.boot_id { stood } else { nothing })
+    }
+
+    /// Remembers what stood, on the disk when this returns; nothing is a stamp that is gone.
+    pub fn remember(&self, stood: &Stood) -> Result<(), FenceError> {
+        let failed = |source| FenceError::Remember { path: self.stamp.clone(), source };
+        if stood.levers.is_empty() {
+            return match fs::remove_file(&self.stamp) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed(source)),
+                _ => Ok(()),
+            };
+        }
+        let aside = self.stamp.with_extension("new");
+        let write = || {
+            let mut file = File::create(&aside)?;
+            file.write_all(serde_json::to_string(stood)?.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&aside, &self.stamp)?;
+            // The name too has to be on the disk.
+            self.stamp.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        };
+        write().map_err(failed)
+    }
+
+    /// The host's levers as they are.
+    pub fn look(&self) -> Surroundings {
+        let mut seen = Surroundings {
+            online: read(&self.cpus.join("online")).and_then(|text| text.parse().ok()).unwrap_or_default(),
+            ..Surroundings::default()
+        };
+        match &self.tree {
+            Some(tree) => self.look_at_groups(tree, &mut seen),
+            None => seen.beyond.push("its processes: legacy cgroups are not touched".to_owned()),
+        }
+        let irq = self.proc.join("irq");
+        let interrupts = subfolders(&irq).into_iter().map(|folder| folder.join("smp_affinity_list"));
+        for path in interrupts.chain([irq.join("default_smp_affinity")]) {
+            if let Some(text) = read(&path).filter(|_| seen.levers.len() < LEVERS_MAX) {
+                seen.levers.insert(path.display().to_string(), text);
+            }
+        }
+        seen
+    }
+
+    /// At each level down to our own group, the groups beside the way: whatever is below them is bounded by them.
+    fn look_at_groups(&self, tree: &Path, seen: &mut Surroundings) {
+        let mut here = tree.to_owned();
+        for part in self.own.split('/').filter(|part| !part.is_empty()) {
+            let next = here.join(part);
+            for folder in subfolders(&here).into_iter().filter(|folder| *folder != next) {
+                let path = folder.join("cpuset.cpus");
+                match read(&path) {
+                    Some(text) if seen.levers.len() < LEVERS_MAX => {
+                        seen.levers.insert(path.display().to_string(), text);
+                    }
+                    _ => seen.beyond.push(format!("those below {}, which has no cpuset", folder.display())),
+                }
+            }
+            here = next;
+        }
+        let pids = read(&tree.join("cgroup.procs")).unwrap_or_default();
+        // A thread of the kernel's has no command line; where it may run is the kernel's business.
+        let is_process = |pid: &&str| read(&self.proc.join(pid).join("cmdline")).is_some_and(|line| !line.is_empty());
+        // How many is not told: they come and go, and each time that would be news.
+        if pids.lines().any(|pid| is_process(&pid)) {
+            seen.beyond.push("processes of the root group, which has no cpuset".to_owned());
+        }
+    }
+
+    /// Moves one lever, and reads it back.
+    pub fn pull(&self, pull: &Pull) -> Result<(), String> {
+        let path = Path::new(&pull.lever);
+        match self.write(path, pull) {
+            // Gone meanwhile: whoever makes it again makes it as it was.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+            Ok(()) => {}
+        }
+        let held = read(path).unwrap_or_default();
+        let mask = CpuSet::from_mask(&held).filter(|_| is_mask(&pull.lever));
+        let cpus = mask.or_else(|| held.parse().ok()).unwrap_or_default();
+        // Whatever it holds now is as good as no bound.
+        if cpus == pull.cpus || pull.cpus.is_empty() {
+            return Ok(());
+        }
+        Err(format!("it holds {held:?} after {:?} was written", pull.value.trim_end()))
+    }
+
+    /// A group with processes cannot be left without a set of its own any more, once it had one (`validate_change` in
+    /// kernel/cgroup/cpuset.c: ENOSPC); all CPUs that this machine could ever have bound it as little.
+    fn write(&self, path: &Path, pull: &Pull) -> io::Result<()> {
+        match fs::write(path, &pull.value) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && pull.cpus.is_empty() => {
+                fs::write(path, read(&self.cpus.join("possible")).unwrap_or_default())
+            }
+            written => written,
+        }
+    }
+}
+
+/// In order, so that the same host is read alike each time.
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> =
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
+fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}
