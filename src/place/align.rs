@@ -87,6 +87,18 @@ pub fn still_good(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Gra
     beside(machine, &ids).is_some_and(|near| cpu::still_good(machine, ledger, ask, grant, Some(&near)))
 }
 
+/// The CPUs that running work is kept to because of its devices: those beside them where that is required, and where it is preferred and it lies
+/// beside them now. Where it lies elsewhere it has nothing to lose. Where devices that have to be near are near nothing any more, as after a
+/// change of the machine, it is the planner's to end that: until then it stays where it is.
+pub fn kept_to(machine: &Machine, request: Option<&GpuRequest>, gpus: &[GpuLease], cpus: &CpuSet) -> Option<CpuSet> {
+    let near = || beside(machine, &gpus.iter().map(|lease| &lease.gpu).collect::<Vec<_>>());
+    match request?.align {
+        GpuAlign::None => None,
+        GpuAlign::Preferred => near().filter(|near| cpus.is_subset(near)),
+        GpuAlign::Required => Some(near().unwrap_or_else(|| cpus.clone())),
+    }
+}
+
 /// The usable CPUs of the node that all these devices are on.
 fn beside(machine: &Machine, ids: &[&GpuId]) -> Option<CpuSet> {
     let nodes = &machine.topology.nodes;

@@ -21,7 +21,7 @@ mod victims;
 mod wear;
 
 pub use admit::{Scarce, lacks};
-pub use align::still_good;
+pub use align::{kept_to, still_good};
 pub use gpu::movers;
 pub use victims::{Candidate, victims};
 

@@ -145,11 +145,14 @@ pub fn sample(input: &Input<'_>, rates: &Rates, at: Steady) -> Sample {
 fn member(input: &Input<'_>, rates: &Rates, name: &Name, record: &Record, seen: &Observed) -> Option<Member> {
     let rate = rates.known.get(name)?;
     let fenced = record.grant.as_ref().map(|grant| grant.fenced.clone()).unwrap_or_default();
+    let cpus = held(seen)?;
+    let gpus = record.grant.as_ref().map(|grant| grant.gpus.as_slice()).unwrap_or_default();
+    let within = place::kept_to(input.machine, record.spec.gpu.as_ref(), gpus, &cpus);
     Some(Member {
         cpu: record.spec.resources.cpu.clone(),
-        cpus: held(seen)?,
+        cpus,
         fenced,
-        within: None,
+        within,
         fixed: fixed(input, name, record, seen).map(str::to_owned),
         usage: rate.usage,
         wait: rate.wait,

@@ -4,7 +4,9 @@ use super::World;
 use crate::model::balance::{Move, Rung};
 use crate::model::clock::Steady;
 use crate::model::cpuset::CpuSet;
+use crate::model::meter::{Count, Reading};
 use crate::model::name::Name;
+use crate::plan::balance::{Rates, sample};
 use crate::plan::{Act, Setback, Shutdown};
 
 fn proposal(name: &str, from: &str, to: &str) -> Move {
@@ -216,4 +218,37 @@ fn squeezed_idle_work_has_its_room_back_where_nobody_rebalances_and_with_its_nex
     again.settle();
     again.sleep().settle();
     assert_eq!(cpus(&again, "i"), room);
+}
+
+#[test]
+fn work_beside_its_devices_is_kept_beside_them() {
+    let mut world = World::new(16);
+    world.machine.gpus.iter_mut().for_each(|gpu| gpu.node = Some(1));
+    let gpu =
+        |align: &str| format!("command: x\ncpu: {{class: pinned, request: 1}}\ngpu: {{align: {align}, memory: 1Gi}}");
+    world
+        .file("any.yaml", &gpu("none"))
+        .file("must.yaml", &gpu("required"))
+        .file("stays.yaml", &gpu("preferred"))
+        // There is no room beside the devices for all it asks for.
+        .file("wide.yaml", "command: x\ncpu: {class: pinned, request: 9}\ngpu: {memory: 1Gi}")
+        .file("none.yaml", "command: x\ncpu: {class: pinned, request: 1}")
+        .settle();
+    let within = |world: &World| {
+        let mut rates = Rates::default();
+        let counts = world.records.keys().map(|name| (name.clone(), Count { run: 1, ..Count::default() })).collect();
+        rates.take(Reading { workloads: counts, ..Reading::default() });
+        let sample = world.with_input(|input| sample(input, &rates, Steady(0)));
+        let shown = |cpus: &Option<CpuSet>| cpus.as_ref().map_or("anywhere".to_owned(), ToString::to_string);
+        let members = sample.members.iter().map(|(name, member)| format!("{name}: {}", shown(&member.within)));
+        members.collect::<Vec<_>>()
+    };
+    let node = "4-7,12-15";
+    let expected =
+        ["any: anywhere", &format!("must: {node}"), "none: anywhere", &format!("stays: {node}"), "wide: anywhere"];
+    assert_eq!(within(&world), expected);
+    // Devices that are beside nothing any more: what has to be beside them goes nowhere, the rest wherever it likes.
+    world.machine.gpus.iter_mut().for_each(|gpu| gpu.node = None);
+    let must = format!("must: {}", cpus(&world, "must"));
+    assert_eq!(within(&world), ["any: anywhere", &must, "none: anywhere", "stays: anywhere", "wide: anywhere"]);
 }
