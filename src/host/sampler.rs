@@ -184,7 +184,6 @@ impl Meter for Sampler {
     fn read(&mut self, runs: &BTreeMap<Name, u64>) -> Result<Reading, HostError> {
         self.known.retain(|name, _| runs.contains_key(name));
         self.waits.keep_only(runs);
-        let at = clock::steady();
         let text = self.stat.whole().map_err(|source| HostError::Facts { what: "/proc/stat", source })?;
         let cpus = text.lines().skip(1).map_while(cpu_line).collect();
         let names = self.turn(runs);
@@ -203,7 +202,7 @@ impl Meter for Sampler {
                 workloads.insert(name, count);
             }
         }
-        Ok(Reading { at, cpus, workloads })
+        Ok(Reading { cpus, workloads })
     }
 }
 

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 /// What was read at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    pub at: Steady,
     /// Of each online CPU, by number.
     pub cpus: BTreeMap<u32, CpuCount>,
     /// Of those whose turn it was.

@@ -48,7 +48,7 @@ struct Rate {
 impl Rates {
     /// Takes in a reading. Of a workload that was not read this time, the last rate goes on.
     pub fn take(&mut self, reading: Reading) {
-        let Reading { at: _, cpus, workloads } = reading;
+        let Reading { cpus, workloads } = reading;
         self.cpus.retain(|cpu, _| cpus.contains_key(cpu));
         self.busy.retain(|cpu, _| cpus.contains_key(cpu));
         for (cpu, now) in cpus {
