@@ -5,8 +5,8 @@
 //! *cold* ones are opened, read and closed in turn, [`COLD_PER_READING`] of them a reading, and become hot once they are seen to work. Memory changes
 //! slowly and is asked for with the first reading and then in turn.
 //! How long tasks wait for a CPU is told by the group's pressure counter (PSI). Where there is none, by `/proc/TID/schedstat`, its second
-//! number, of the threads of hot groups: at most [`THREADS_PER_READING`] of them a reading, the rest in the next ones. A thread tells what it has waited
-//! since it was last asked, so nothing is lost by asking seldom, only later known.
+//! number, of the threads of hot groups: at most [`THREADS_PER_READING`] of them a reading, the rest in the next ones, and of a group's list the first
+//! [`THREADS_PER_GROUP`]. A thread tells what it has waited since it was last asked, so nothing is lost by asking seldom, only later known.
 //!
 //! Guarantees: descriptors, calls and memory are bounded whatever there is; writes nothing; a group that cannot be read is left out and
 //! keeps nobody else from being read.
@@ -35,6 +35,9 @@ pub const COLD_PER_READING: usize = 128;
 const MEMORY_PER_READING: usize = 16;
 /// Threads asked how long they waited, in one reading: some 3 ms of a CPU, an eighth of what a reading may cost.
 pub const THREADS_PER_READING: usize = 512;
+/// Threads of one group whose wait is counted at all. A thousand that wait are more than the CPUs of most machines, and a group's demand ends
+/// at its CPUs: what the others wait would not change a decision. What is kept of the hot groups together stays below 4 MiB.
+pub const THREADS_PER_GROUP: usize = 1024;
 /// CPU use from which a group is hot, in thousandths of a CPU: below a fiftieth it weighs nothing wherever it is.
 const HOT_PERMILLE: u64 = 20;
 /// Readings below that in a row, a minute of them, after which it is cold again.

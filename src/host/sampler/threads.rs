@@ -1,9 +1,11 @@
 //! How long threads waited for a CPU, by `/proc/TID/schedstat`, for hosts without pressure counters.
 
+use super::THREADS_PER_GROUP;
 use crate::host::cgroup::Counter;
 use crate::model::name::Name;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::ops::Bound;
 
 /// What the threads of groups have told so far.
@@ -27,8 +29,8 @@ impl Waits {
     pub fn read(&mut self, counter: &Counter, names: &[&Name], threads_max: usize) {
         let share = (threads_max / names.len().max(1)).max(1);
         for name in names.iter().take(threads_max) {
-            let Ok(text) = fs::read_to_string(counter.path(name)) else { continue };
-            let threads = text.lines().filter_map(|line| line.parse().ok()).collect();
+            let Ok(list) = File::open(counter.path(name)) else { continue };
+            let threads = ids(BufReader::new(list));
             let group = self.groups.entry((*name).clone()).or_default();
             group.take(&threads, share, |thread| fs::read_to_string(format!("/proc/{thread}/schedstat")).ok());
         }
@@ -65,6 +67,11 @@ impl Group {
     }
 }
 
+/// The first ids of a group's list, one a line. The rest of it is not even read: it has no end that anybody but the group's pids limit sets.
+fn ids(list: impl BufRead) -> BTreeSet<u32> {
+    list.lines().map_while(Result::ok).take(THREADS_PER_GROUP).filter_map(|line| line.parse().ok()).collect()
+}
+
 /// The second number: time spent waiting to run (Documentation/scheduler/sched-stats.rst).
 fn waited_ns(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().nth(1)?.parse().ok()
@@ -73,6 +80,7 @@ fn waited_ns(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     #[test]
     fn threads_asked_in_turn_lose_nothing_of_what_they_waited() {
@@ -85,6 +93,23 @@ mod tests {
         let missing: u64 = 55_000_000 - group.waited_ns;
         assert!(missing <= 5 * 3_000_000 + 5, "{} of 55 ms are known", group.waited_ns);
         assert!(group.threads.len() == 5 && group.after == Some(2));
+    }
+
+    #[test]
+    fn of_a_group_of_countless_threads_the_first_are_read_and_no_more() {
+        // A list that fails if it is read to its end.
+        let ids_there = (1..).map(|id: usize| format!("{id}\n")).take(THREADS_PER_GROUP + 1).collect::<String>();
+        let mut list = BufReader::with_capacity(64, ids_there.as_bytes().chain(NeverRead));
+        let read = ids(&mut list);
+        assert_eq!((read.len(), read.last().copied()), (1024, Some(1024)));
+    }
+
+    struct NeverRead;
+
+    impl Read for NeverRead {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            panic!("the list was read to its end");
+        }
     }
 
     #[test]
