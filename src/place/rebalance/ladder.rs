@@ -108,14 +108,14 @@ impl<'a> Ladder<'a> {
         }
         let homesick = (0..self.tracks.len()).find_map(|at| {
             let track = &self.tracks[at];
-            let home = track.history.as_deref()?.home.as_ref()?;
+            let (home, member) = (track.history.as_deref()?.home.as_ref()?, self.members[at].1);
+            let is_apart = member.cpu.class == CpuClass::Idle || matches!(track.place, Some(Place::Several(_)));
             // Shared work that was given all of its cache keeps it: nothing gets cold there, and on its old seats it would be in the way again.
-            let is_apart =
-                self.members[at].1.cpu.class == CpuClass::Idle || matches!(track.place, Some(Place::Several(_)));
-            let may = is_apart
-                && self.members[at].1.fixed.is_none()
-                && track.is_free(&self.clock)
-                && self.allows_idle(at, home);
+            let home = match (member.cpu.class, self.groups.place(home)) {
+                (CpuClass::Shared, Place::Seats(group)) => &self.groups.list()[group].cpus,
+                _ => home,
+            };
+            let may = is_apart && member.fixed.is_none() && track.is_free(&self.clock) && self.allows_idle(at, home);
             (may && self.groups.are_open(home)).then(|| (at, home.clone()))
         });
         let Some((at, home)) = homesick else { return };
