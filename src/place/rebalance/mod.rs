@@ -88,8 +88,8 @@ impl Balancer {
         let excess = heat::excess(groups, &picture, &Means::of(groups, &picture));
         heat::follow(&mut self.heats, groups, &picture, &excess, &clock);
         let figures = figures(groups, &picture, &self.heats, &excess);
-        let (verdicts, reverts) = verdict::judge(&mut self.tracks, groups, &clock);
         let members: Vec<(&Name, &Member)> = sample.members.iter().collect();
+        let (verdicts, reverts) = verdict::judge(&mut self.tracks, &members, groups, &clock);
         let mut ladder = Ladder::of(groups, &self.tracks, &members, clock, picture);
         ladder.moves = reverts;
         let advice = if groups.count() > 1 {

@@ -1,7 +1,9 @@
 //! What holds for whatever is measured, and what is done in plain cases.
 
+mod aftermath;
+
 use super::*;
-use crate::model::balance::{AdviceReason, Line, Move, Outcome, Rung};
+use crate::model::balance::{AdviceReason, Line, Move, Outcome, Rung, Verdict};
 use crate::model::spec::{Align, Cpu, CpuClass};
 use crate::model::topology::tests::{flat, two_sockets};
 use crate::model::units::{Bytes, Limit, MilliCpu};

@@ -21,9 +21,12 @@ pub struct Track {
     pub name: Name,
     /// Its CPUs at the last tick.
     pub cpus: CpuSet,
-    /// Usage and wait, and wait alone, in thousandths of a CPU; none before the first reading.
+    /// What it would use if nothing held it back, in thousandths of a CPU; none before the first reading.
     pub demand: Option<Smooth>,
+    /// Its wait, and its usage in the same readings: those that had a wait.
     pub wait: Option<Smooth>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Smooth>,
     /// Readings so far, as far as they count.
     pub readings: u32,
     /// Of those few that were ever moved.
@@ -84,13 +87,19 @@ pub struct Watch {
     /// Who took its place.
     #[serde(default)]
     pub with: Option<Name>,
-    /// Smoothed demand and wait when it was moved.
+    /// Smoothed usage and wait together when it was moved, and wait alone; that is none if nobody counted it.
     pub demand_before: u64,
     pub wait_before: Option<u64>,
-    /// Since then: thousandths of a CPU times milliseconds, and whether any reading lacked its wait.
+    /// The same two since then, in thousandths of a CPU times milliseconds, of the readings that had a wait.
     pub demand_after: u64,
     pub wait_after: u64,
     pub measured_ms: u64,
+    /// For how long of that readings lacked their wait.
+    #[serde(default)]
+    pub unknown_ms: u64,
+    /// Whether it was told that it goes back: a proposal that no pass takes up is made again, and told once.
+    #[serde(default)]
+    pub is_told: bool,
 }
 
 /// What is the same for every workload of one tick.
@@ -131,7 +140,16 @@ pub fn follow(tracks: &mut Vec<Track>, sample: &Sample, clock: &Clock<'_>) {
 impl Track {
     fn new(name: &Name, member: &Member) -> Track {
         let cpus = member.cpus.clone();
-        Track { name: name.clone(), cpus, demand: None, wait: None, readings: 0, history: None, place: None }
+        Track {
+            name: name.clone(),
+            cpus,
+            demand: None,
+            wait: None,
+            usage: None,
+            readings: 0,
+            history: None,
+            place: None,
+        }
     }
 
     fn add(&mut self, member: &Member, clock: &Clock<'_>) {
@@ -146,6 +164,7 @@ impl Track {
         smooth::add(&mut self.demand, demand, clock.kept);
         if let Some(wait) = member.wait {
             smooth::add(&mut self.wait, u64::from(wait.0), clock.kept);
+            smooth::add(&mut self.usage, u64::from(usage.0), clock.kept);
         }
         self.readings = self.readings.saturating_add(1);
         if let Some(watch) = self.history.as_deref_mut().and_then(|history| history.watch.as_mut()) {
@@ -157,12 +176,12 @@ impl Track {
     fn note_change(&mut self, member: &Member, clock: &Clock<'_>) {
         let from = std::mem::replace(&mut self.cpus, member.cpus.clone());
         self.place = None;
-        let (demand, wait) = (self.demand(), self.wait.map(Smooth::get));
+        let (asked, wait) = (self.asked(), self.wait.map(Smooth::get));
         let history = self.history.get_or_insert_with(Box::default);
         history.moved_ms = Some(clock.at_ms);
         history.watch = None;
         match history.pending.take() {
-            Some(pending) if pending.to == member.cpus => history.note_move(from, &pending, demand, wait, clock),
+            Some(pending) if pending.to == member.cpus => history.note_move(from, &pending, asked, wait, clock),
             // Placed anew, or cut by an exclusive neighbour: what it held before is nobody's wish any more.
             _ => history.home = None,
         }
@@ -171,6 +190,12 @@ impl Track {
     /// Smoothed, in thousandths of a CPU.
     pub fn demand(&self) -> u64 {
         self.demand.map_or(0, Smooth::get)
+    }
+
+    /// Smoothed usage and wait together, however much that is: what waits are parts of. Demand is cut at what it may use, so that of two
+    /// saturated workloads it tells the same whichever waits longer.
+    pub fn asked(&self) -> u64 {
+        self.usage.map_or(0, Smooth::get) + self.wait.map_or(0, Smooth::get)
     }
 
     /// Remembers a proposal, so that it is known again when it has been carried out.
@@ -209,7 +234,7 @@ impl Track {
 
 impl History {
     /// A proposal is in force.
-    fn note_move(&mut self, from: CpuSet, done: &Pending, demand: u64, wait: Option<u64>, clock: &Clock<'_>) {
+    fn note_move(&mut self, from: CpuSet, done: &Pending, asked: u64, wait: Option<u64>, clock: &Clock<'_>) {
         let Pending { to, rung, with, since_ms: _ } = done;
         if self.past.len() == PAST_MAX {
             self.past.remove(0);
@@ -227,17 +252,20 @@ impl History {
             self.watch = Some(Watch {
                 from,
                 with: with.clone(),
-                demand_before: demand,
+                demand_before: asked,
                 wait_before: wait,
                 demand_after: 0,
                 wait_after: 0,
                 measured_ms: 0,
+                unknown_ms: 0,
+                is_told: false,
             });
         }
     }
 
-    /// Never there again for a while.
+    /// Never there again for a while; banned again, from now on.
     pub fn ban(&mut self, cpus: CpuSet, clock: &Clock<'_>) {
+        self.bans.retain(|ban| ban.cpus != cpus);
         if self.bans.len() == BANS_MAX {
             self.bans.remove(0);
         }
@@ -255,10 +283,13 @@ impl History {
 
 impl Watch {
     fn add(&mut self, usage: u64, wait: Option<u64>, clock: &Clock<'_>) {
-        let wait = wait.unwrap_or(0);
+        self.measured_ms += clock.elapsed_ms;
+        let Some(wait) = wait else {
+            self.unknown_ms += clock.elapsed_ms;
+            return;
+        };
         self.demand_after += (usage + wait) * clock.elapsed_ms;
         self.wait_after += wait * clock.elapsed_ms;
-        self.measured_ms += clock.elapsed_ms;
     }
 }
 
