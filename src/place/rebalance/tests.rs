@@ -1,6 +1,7 @@
 //! What holds for whatever is measured, and what is done in plain cases.
 
 mod aftermath;
+mod seats;
 
 use super::*;
 use crate::model::balance::{AdviceReason, Line, Move, Outcome, Rung, Verdict};

@@ -134,7 +134,7 @@ impl Ladder<'_> {
         let mut rough: Vec<(u64, i32, usize, usize)> = Vec::new();
         for to in self.targets(hot, rung) {
             for &at in &self.residents[hot] {
-                let gain = self.rough_gain(hot, to, self.tracks[at].demand());
+                let gain = self.rough_gain(hot, to, self.tracks[at].demand()) + self.seat_relief(at);
                 if gain > cost && self.may_leave(at, rung) {
                     rough.push((gain, self.members[at].1.priority, at, to));
                 }
@@ -167,6 +167,18 @@ impl Ladder<'_> {
         let before = square(from.all(), from.capacity) + square(to.all(), to.capacity);
         let left = from.all().saturating_sub(demand);
         before.saturating_sub(square(left, from.capacity) + square(to.all() + demand, to.capacity))
+    }
+
+    /// By how much load^2/capacity falls, CPU by CPU, for those it shares its CPUs with and itself, if it gets some that nobody is kept to: with
+    /// `d` of its demand beside `r` of others, (d + r)^2 becomes d^2 and r^2. Two that want a whole CPU each are worth parting even where their
+    /// groups stand all but level.
+    fn seat_relief(&self, at: usize) -> u64 {
+        let (track, (_, member)) = (&self.tracks[at], self.members[at]);
+        if !matches!(track.place, Some(Place::Seats(_))) {
+            return 0;
+        }
+        let share = track.demand() / member.cpus.len().max(1) as u64;
+        member.cpus.iter().map(|cpu| 2 * share * self.picture.seat_of(cpu).saturating_sub(share) / 1000).sum()
     }
 
     pub(super) fn swaps(&self, hot: usize) -> Vec<Candidate> {
