@@ -44,6 +44,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     if !geteuid().is_root() {
         bail!("the controller needs root: it makes cgroups and namespaces\n  help: sudo containerctl controller ...");
     }
+    let balance = balance(args)?;
     ignore_lease_breaks().context("cannot ignore SIGIO")?;
     let manifests = absolute(&args.manifests).context("cannot find the current directory")?;
     let state = absolute(&args.state).context("cannot find the current directory")?;
@@ -68,7 +69,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         resync: args.resync,
         prune_guard: args.prune_guard == Switch::On,
         fence_system: args.fence_system,
-        balance: balance(args)?,
+        balance,
         stop_workloads: args.stop_workloads,
         job_threshold_percent: args.job_cpu_threshold,
         entropy: RandomState::new().hash_one(std::process::id()),
@@ -160,6 +161,18 @@ fn balance(args: &ControllerArgs) -> anyhow::Result<balance::Options> {
         RebalanceMode::DryRun => Mode::DryRun,
     };
     let record = args.record_balance.as_ref().map(absolute).transpose().context("cannot find the current directory")?;
+    if let Some(path) = &record {
+        if mode == Mode::Off {
+            bail!(
+                "--record-balance {}: with --rebalance off nothing is decided that could be recorded\n  help: --rebalance dry-run decides and moves nobody",
+                path.display()
+            );
+        }
+        balance::check_record(path).map_err(|error| {
+            let path = path.display();
+            anyhow!("--record-balance {path}: cannot write it: {error}\n  help: name a file, there or not, in a folder that is there")
+        })?;
+    }
     Ok(balance::Options { mode, record })
 }
 
@@ -232,4 +245,36 @@ fn hold_state(state: &Path) -> anyhow::Result<Option<Held>> {
 /// An error with its causes in one line.
 fn told(error: impl std::error::Error) -> anyhow::Error {
     anyhow!("{}", chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ControllerArgs,
+    }
+
+    #[test]
+    fn a_recording_of_nothing_or_nowhere_is_refused_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |mode: &str, file: &str| {
+            let path = folder.path().join(file);
+            let line = ["containerctl", "--rebalance", mode, "--record-balance", path.to_str().unwrap()];
+            balance(&Line::try_parse_from(line).unwrap().args).map_err(|error| error.to_string())
+        };
+        let error = said("off", "b.jsonl").unwrap_err();
+        assert!(error.contains("nothing is decided") && error.contains("\n  help: --rebalance dry-run"), "{error}");
+        let error = said("on", "none/b.jsonl").unwrap_err();
+        assert!(
+            error.contains("none/b.jsonl: cannot write it: No such file") && error.contains("\n  help: "),
+            "{error}"
+        );
+        let options = said("dry-run", "b.jsonl").unwrap();
+        assert_eq!((options.mode, options.record), (Mode::DryRun, Some(folder.path().join("b.jsonl"))));
+        assert!(folder.path().join("b.jsonl").exists());
+    }
 }

@@ -36,10 +36,17 @@ pub fn run(args: &RebalanceArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn render(report: &Report, now: Timestamp) -> String {
-    let Report { mode, resting, at, decision, recent } = report;
+    let Report { mode, resting, record, at, decision, recent } = report;
     let mut text = format!("Rebalancer: {mode}");
     if let Some(why) = resting {
         text.push_str(&format!("; it rests: {why}"));
+    }
+    match record {
+        Some(path) if resting.is_some() => {
+            text.push_str(&format!("; nothing is recorded in {} meanwhile", path.display()));
+        }
+        Some(path) => text.push_str(&format!("; recorded in {}", path.display())),
+        None => {}
     }
     text.push('\n');
     let (Some(at), Some(decision)) = (at, decision) else {
@@ -95,4 +102,23 @@ fn moves(recent: &[Proposed], now: Timestamp) -> String {
 
 fn percent(part: u64, whole: u64) -> String {
     (100 * part).checked_div(whole).map_or_else(|| "-".to_owned(), |percent| format!("{percent} %"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::balance::Mode;
+
+    #[test]
+    fn whoever_wants_a_recording_is_told_while_nothing_is_recorded() {
+        let record = Some("/tmp/b.jsonl".into());
+        let resting = Some("nobody runs who may be moved".to_owned());
+        let mut report = Report { mode: Mode::On, resting, record, at: None, decision: None, recent: Vec::new() };
+        assert_eq!(
+            render(&report, Timestamp(0)),
+            "Rebalancer: on; it rests: nobody runs who may be moved; nothing is recorded in /tmp/b.jsonl meanwhile\n"
+        );
+        report.resting = None;
+        assert!(render(&report, Timestamp(0)).starts_with("Rebalancer: on; recorded in /tmp/b.jsonl\n"));
+    }
 }

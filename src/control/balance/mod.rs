@@ -25,9 +25,9 @@ use crate::plan::balance::{self, Balancer, Rates};
 use recorder::{Pen, Recorder};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 /// How often a host is looked at on which no CPU works more than [`QUIET_PERMILLE`]: as often as everything else.
 const QUIET: Duration = Duration::from_secs(30);
@@ -61,6 +61,8 @@ pub struct Options {
 pub struct Metered {
     meter: Box<dyn Meter>,
     pen: Option<Pen>,
+    /// What became of what was to be recorded, if anything was.
+    recorded: Option<io::Result<()>>,
     reading: Result<Reading, HostError>,
 }
 
@@ -93,6 +95,9 @@ pub struct Report {
     pub mode: Mode,
     /// Why it does nothing here, if so.
     pub resting: Option<String>,
+    /// The file that its decisions are recorded in, if they are.
+    #[serde(default)]
+    pub record: Option<PathBuf>,
     /// When it decided last, and what.
     #[serde(with = "rfc3339::option")]
     pub at: Option<Timestamp>,
@@ -122,6 +127,11 @@ pub enum Fate {
     Refused,
     /// Something else was to be done with the workload.
     Dropped,
+}
+
+/// Whether decisions can be recorded in this file, which is made if it is not there.
+pub fn check_record(path: &Path) -> io::Result<()> {
+    Pen::check(path)
 }
 
 impl Balance {
@@ -154,11 +164,31 @@ impl Balance {
     pub(super) fn report(&self) -> Report {
         let (at, decision) = self.last.clone().unzip();
         let resting = self.resting.map(str::to_owned);
-        Report { mode: self.options.mode, resting, at, decision, recent: self.recent.iter().cloned().collect() }
+        let Options { mode, record } = self.options.clone();
+        Report { mode, resting, record, at, decision, recent: self.recent.iter().cloned().collect() }
     }
 
     fn tick(&self) -> Duration {
         Duration::from_millis(self.settings.tick_ms)
+    }
+
+    /// Begins or ends to rest.
+    fn rest(&mut self, why: Option<&'static str>) {
+        if let (Some(path), Some(why)) = (&self.options.record, why)
+            && self.resting != Some(why)
+        {
+            tracing::info!(path = %path.display(), why, "the rebalancer rests; nothing is recorded meanwhile");
+        }
+        self.resting = why;
+    }
+
+    /// Learns what became of what was to be recorded.
+    fn learn_recorded(&mut self, recorded: Option<io::Result<()>>) {
+        let error = self.recorder.as_mut().zip(recorded).and_then(|(recorder, recorded)| recorder.learn(recorded));
+        if let (Some(error), Some(path)) = (error, &self.options.record) {
+            let path = path.display();
+            tracing::error!(%path, %error, "cannot record the rebalancer's decisions; they are lost until that works again, then a new file begins");
+        }
     }
 
     fn groups(&mut self, topology: &Topology) -> usize {
@@ -192,26 +222,23 @@ impl Balance {
 impl Controller {
     /// Begins a measurement if it is time for one.
     pub(super) fn measure_if_due(&mut self) {
-        self.balance.resting = self.rests();
+        let resting = self.rests();
+        self.balance.rest(resting);
         let (now, due) = (self.host.instant(), self.measure_at());
         if due.is_none_or(|due| due > now) {
             return;
         }
         let Some(mut meter) = self.balance.meter.take() else { return };
-        let (mut pen, entry) = (self.balance.pen.take(), self.balance.recorder.as_mut().map(Recorder::take));
+        let (mut pen, entry) = (self.balance.pen.take(), self.balance.recorder.as_mut().and_then(Recorder::take));
         let runs = balance::runs(&self.state.observed);
         self.balance.rates.keep_only(&runs);
         self.balance.measured = runs.keys().cloned().collect();
         self.balance.measured_at = Some(now);
         self.balance.metering = true;
         self.on_thread(Job::Meter, move || {
-            if let (Some(pen), Some(entry)) = (&mut pen, entry)
-                && let Err(error) = pen.write(&entry)
-            {
-                tracing::error!(path = %pen.path().display(), error = %error, "cannot record the rebalancer's decisions; they are lost");
-            }
+            let recorded = pen.as_mut().zip(entry).map(|(pen, entry)| pen.write(&entry));
             let reading = meter.read(&runs);
-            Done::Metered(Metered { meter, pen, reading })
+            Done::Metered(Metered { meter, pen, recorded, reading })
         });
     }
 
@@ -248,8 +275,9 @@ impl Controller {
     }
 
     pub(super) fn take_measurement(&mut self, metered: Metered) {
-        let Metered { meter, pen, reading } = metered;
+        let Metered { meter, pen, recorded, reading } = metered;
         (self.balance.meter, self.balance.pen, self.balance.metering) = (Some(meter), pen, false);
+        self.balance.learn_recorded(recorded);
         let now = self.host.instant();
         let soon = now + self.balance.tick();
         match reading {
@@ -325,6 +353,9 @@ impl Controller {
         self.balance.metering = false;
         self.balance.meter = self.host.meter();
         self.balance.pen = self.balance.options.record.clone().map(Pen::new);
+        if let Some(recorder) = &mut self.balance.recorder {
+            recorder.begin_anew();
+        }
         self.balance.turn_at = Some(self.host.instant() + QUIET);
     }
 }
