@@ -322,7 +322,7 @@ impl Controller {
         let deadline = self.pass();
         self.fence_if_due();
         // Asked again: the pass may have begun what is to be measured soon.
-        told_at.into_iter().chain(self.measure_at()).fold(deadline, Instant::min)
+        told_at.into_iter().chain(self.measure_at(self.host.instant())).fold(deadline, Instant::min)
     }
 
     /// One pass: plans, begins the work, tells how things stand. Answers when to look again.

@@ -9,6 +9,7 @@
 
 mod recorder;
 mod state;
+mod told;
 
 use super::{Controller, Done, Job};
 use crate::host::sampler::Meter;
@@ -17,17 +18,18 @@ use crate::model::balance::{Decision, Move, Outcome, Settings};
 use crate::model::event::News;
 use crate::model::meter::Reading;
 use crate::model::name::Name;
-use crate::model::status::rfc3339;
 use crate::model::time::Timestamp;
 use crate::model::topology::Topology;
 use crate::plan::Work;
 use crate::plan::balance::{self, Balancer, Rates};
 use recorder::{Pen, Recorder};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{fmt, io};
+
+pub use told::{Fate, Proposed, Report};
 
 /// How often a host is looked at on which no CPU works more than [`QUIET_PERMILLE`]: as often as everything else.
 const QUIET: Duration = Duration::from_secs(30);
@@ -88,47 +90,6 @@ pub(super) struct Balance {
     recent: VecDeque<Proposed>,
 }
 
-/// Where the rebalancer stands; `GET /v1/rebalance`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    pub mode: Mode,
-    /// Why it does nothing here, if so.
-    pub resting: Option<String>,
-    /// The file that its decisions are recorded in, if they are.
-    #[serde(default)]
-    pub record: Option<PathBuf>,
-    /// When it decided last, and what.
-    #[serde(with = "rfc3339::option")]
-    pub at: Option<Timestamp>,
-    pub decision: Option<Decision>,
-    /// What it has proposed, oldest first.
-    pub recent: Vec<Proposed>,
-}
-
-/// A move, and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Proposed {
-    #[serde(with = "rfc3339")]
-    pub at: Timestamp,
-    pub proposal: Move,
-    pub fate: Fate,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fate {
-    /// Not done, as asked.
-    DryRun,
-    Proposed,
-    Made,
-    /// The kernel refused; it is where it was.
-    Refused,
-    /// Something else was to be done with the workload.
-    Dropped,
-}
-
 /// Whether decisions can be recorded in this file, which is made if it is not there.
 pub fn check_record(path: &Path) -> io::Result<()> {
     Pen::check(path)
@@ -170,6 +131,31 @@ impl Balance {
 
     fn tick(&self) -> Duration {
         Duration::from_millis(self.settings.tick_ms)
+    }
+
+    /// When to measure next. What has never been measured is due at the `now` of whoever asks, who compares with the same: the clock goes on
+    /// between two looks at it, and the first measurement would be due a moment later for ever.
+    fn due_at(&self, runs: &BTreeMap<Name, u64>, now: Instant) -> Option<Instant> {
+        if self.metering || self.resting.is_some() {
+            return None;
+        }
+        let turn_at = self.turn_at.unwrap_or(now);
+        let newcomers = runs.keys().any(|name| !self.measured.contains(name));
+        let soon = self.measured_at.map_or(now, |at| at + NEWCOMERS);
+        Some(if newcomers { turn_at.min(soon) } else { turn_at })
+    }
+
+    /// Whether a reading of now is a turn's. If not, this says when the next one is: a rate takes two readings, so the first is none; between
+    /// two turns only newcomers were to be met, and a quiet host is looked at in earnest from then on.
+    fn is_turn(&mut self, now: Instant) -> bool {
+        let soon = now + self.tick();
+        let next = match self.turn_at {
+            None => soon,
+            Some(turn_at) if turn_at > now => turn_at.min(soon),
+            Some(_) => return true,
+        };
+        self.turn_at = Some(next);
+        false
     }
 
     /// Begins or ends to rest.
@@ -224,8 +210,8 @@ impl Controller {
     pub(super) fn measure_if_due(&mut self) {
         let resting = self.rests();
         self.balance.rest(resting);
-        let (now, due) = (self.host.instant(), self.measure_at());
-        if due.is_none_or(|due| due > now) {
+        let now = self.host.instant();
+        if self.measure_at(now).is_none_or(|due| due > now) {
             return;
         }
         let Some(mut meter) = self.balance.meter.take() else { return };
@@ -242,18 +228,9 @@ impl Controller {
         });
     }
 
-    /// When to measure next; none while it is being done, or there is nothing to do it for.
-    pub(super) fn measure_at(&self) -> Option<Instant> {
-        let balance = &self.balance;
-        if balance.metering || balance.resting.is_some() {
-            return None;
-        }
-        let now = self.host.instant();
-        let turn_at = balance.turn_at.unwrap_or(now);
-        let runs = balance::runs(&self.state.observed);
-        let newcomers = runs.keys().any(|name| !balance.measured.contains(name));
-        let soon = balance.measured_at.map_or(now, |at| at + NEWCOMERS);
-        Some(if newcomers { turn_at.min(soon) } else { turn_at })
+    /// When to measure next, as seen at `now`; none while it is being done, or there is nothing to do it for.
+    pub(super) fn measure_at(&self, now: Instant) -> Option<Instant> {
+        self.balance.due_at(&balance::runs(&self.state.observed), now)
     }
 
     /// Why nothing is measured, if so.
@@ -279,7 +256,6 @@ impl Controller {
         (self.balance.meter, self.balance.pen, self.balance.metering) = (Some(meter), pen, false);
         self.balance.learn_recorded(recorded);
         let now = self.host.instant();
-        let soon = now + self.balance.tick();
         match reading {
             Ok(reading) => self.balance.rates.take(reading),
             Err(error) => {
@@ -288,14 +264,10 @@ impl Controller {
                 return;
             }
         }
-        match self.balance.turn_at {
-            // Between two turns only newcomers were to be met; a quiet host is looked at in earnest from now on.
-            Some(turn_at) if turn_at > now => self.balance.turn_at = Some(turn_at.min(soon)),
-            _ => {
-                self.decide();
-                let busy = self.balance.rates.is_any_busy(QUIET_PERMILLE);
-                self.balance.turn_at = Some(if busy { soon } else { now + QUIET });
-            }
+        if self.balance.is_turn(now) {
+            self.decide();
+            let busy = self.balance.rates.is_any_busy(QUIET_PERMILLE);
+            self.balance.turn_at = Some(now + if busy { self.balance.tick() } else { QUIET });
         }
     }
 
@@ -360,24 +332,33 @@ impl Controller {
     }
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Mode::On => "on",
-            Mode::DryRun => "dry-run",
-            Mode::Off => "off",
-        })
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl fmt::Display for Fate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Fate::DryRun => "not done (dry run)",
-            Fate::Proposed => "proposed",
-            Fate::Made => "made",
-            Fate::Refused => "refused by the kernel",
-            Fate::Dropped => "dropped",
-        })
+    #[test]
+    fn what_was_never_measured_is_due_at_once_however_often_it_is_asked() {
+        let mut balance = Balance::new(Options::default(), None);
+        let runs = [("web".parse().unwrap(), 1)].into();
+        let now = Instant::now();
+        assert_eq!(balance.due_at(&runs, now), Some(now));
+        assert_eq!(balance.due_at(&runs, now + NEWCOMERS), Some(now + NEWCOMERS));
+        balance.metering = true;
+        assert_eq!(balance.due_at(&runs, now), None);
+    }
+
+    #[test]
+    fn the_first_look_decides_nothing_and_the_second_is_five_seconds_later() {
+        let mut balance = Balance::new(Options::default(), None);
+        let now = Instant::now();
+        assert!(!balance.is_turn(now));
+        assert_eq!(balance.turn_at, Some(now + Duration::from_secs(5)));
+        // One for newcomers in between.
+        assert!(!balance.is_turn(now + Duration::from_secs(1)));
+        assert!(balance.is_turn(now + Duration::from_secs(5)));
+        // On a quiet host somebody begins to run.
+        balance.turn_at = Some(now + Duration::from_secs(35));
+        assert!(!balance.is_turn(now + Duration::from_secs(10)));
+        assert_eq!(balance.turn_at, Some(now + Duration::from_secs(15)));
     }
 }
