@@ -168,7 +168,7 @@ pub enum Done {
 }
 
 /// What a thread was given to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Job {
     Workload(Name),
     Scan,

@@ -64,7 +64,7 @@ impl Controller {
                 self.state.look_anew();
                 self.lookers.end();
             }
-            Job::Sweep => self.sweeping = false,
+            Job::Sweep => self.end_sweep(),
             Job::Meter => self.meter_again(),
             Job::Fence => self.state.fencing.end(),
             Job::Save => self.saving = false,

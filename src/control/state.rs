@@ -13,7 +13,7 @@ use super::overdue::{Began, UnderWay};
 use super::rebuilt::Rebuilt;
 use super::report::{self, Snapshot};
 use super::unsaved::Unsaved;
-use super::{Options, drift};
+use super::{Job, Options, drift};
 use crate::host::CpuTimes;
 use crate::manifest::away::Away;
 use crate::manifest::diagnostic::Diagnostic;
@@ -199,6 +199,7 @@ impl State {
         }
         snapshot.unsettled = report::unsettled(&input, plan, &snapshot);
         snapshot.unsettled.extend(self.trouble.clone());
+        snapshot.unsettled.extend(self.under_way.of_all(now));
         if let Some(scan) = &self.scan {
             snapshot.unsettled.extend(scan.settling.iter().map(|path| format!("{path} has disappeared a moment ago")));
             let missing = self.away.missing();
@@ -235,7 +236,7 @@ impl State {
     pub fn begin(&mut self, name: &Name, what: &'static str) -> Began {
         self.in_flight.insert(name.clone());
         self.count(name);
-        self.under_way.begin(name, what)
+        self.under_way.begin(Job::Workload(name.clone()), what)
     }
 
     fn count(&mut self, name: &Name) {
@@ -249,7 +250,7 @@ impl State {
     /// Takes in what was seen after a step or a look.
     pub fn end(&mut self, name: &Name, seen: Option<Observed>) {
         self.in_flight.remove(name);
-        self.under_way.end(name);
+        self.under_way.end(&Job::Workload(name.clone()));
         // Whatever was done about them, the next sweep tells.
         self.strays.remove(name);
         self.count(name);

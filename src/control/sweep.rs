@@ -4,6 +4,7 @@
 //! the counters that say who runs into a limit. Those of a run that has ended go with its cgroup, which is cleared away before the next
 //! sweep: the look that sees the end brings them along.
 
+use super::overdue::SWEEP;
 use super::{Controller, Done, Job};
 use crate::host::{CpuTimes, FolderId, Host, HostError, chain};
 use crate::model::event::News;
@@ -75,9 +76,11 @@ impl Controller {
         }
         let mut names: BTreeSet<Name> = self.state.records.keys().chain(self.state.observed.keys()).cloned().collect();
         let host = Arc::clone(&self.host);
+        let began = self.state.under_way.begin(Job::Sweep, SWEEP);
         self.state.note_leases();
         let known: BTreeMap<Name, u64> = names.iter().map(|name| (name.clone(), self.state.epoch(name))).collect();
         self.on_thread(Job::Sweep, move || {
+            began.get_or_init(|| host.time());
             names.extend(host.names().unwrap_or_default());
             let look = |name: Name| {
                 let (epoch, seen) = (known.get(&name).copied().unwrap_or(0), host.observe(&name));
@@ -94,9 +97,15 @@ impl Controller {
         });
     }
 
+    /// No sweep is under way any more.
+    pub(super) fn end_sweep(&mut self) {
+        self.sweeping = false;
+        self.state.under_way.end(&Job::Sweep);
+    }
+
     pub(super) fn take_sweep(&mut self, swept: Swept) {
         let Swept { sightings, machine, times } = swept;
-        self.sweeping = false;
+        self.end_sweep();
         let mut news = Vec::new();
         for Sighting { name, epoch, seen, usage, logs, strays } in sightings {
             match seen {

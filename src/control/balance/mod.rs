@@ -11,6 +11,7 @@ mod recorder;
 mod state;
 mod told;
 
+use super::overdue::MEASUREMENT;
 use super::{Controller, Done, Job};
 use crate::host::sampler::Meter;
 use crate::host::{HostError, chain};
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use told::{Fate, Proposed, Report};
@@ -221,7 +223,9 @@ impl Controller {
         self.balance.measured = runs.keys().cloned().collect();
         self.balance.measured_at = Some(now);
         self.balance.metering = true;
+        let (host, began) = (Arc::clone(&self.host), self.state.under_way.begin(Job::Meter, MEASUREMENT));
         self.on_thread(Job::Meter, move || {
+            began.get_or_init(|| host.time());
             let recorded = pen.as_mut().zip(entry).map(|(pen, entry)| pen.write(&entry));
             let reading = meter.read(&runs);
             Done::Metered(Metered { meter, pen, recorded, reading })
@@ -254,6 +258,7 @@ impl Controller {
     pub(super) fn take_measurement(&mut self, metered: Metered) {
         let Metered { meter, pen, recorded, reading } = metered;
         (self.balance.meter, self.balance.pen, self.balance.metering) = (Some(meter), pen, false);
+        self.state.under_way.end(&Job::Meter);
         self.balance.learn_recorded(recorded);
         let now = self.host.instant();
         match reading {
@@ -323,6 +328,7 @@ impl Controller {
     /// A measurement that panicked took what it worked with along.
     pub(super) fn meter_again(&mut self) {
         self.balance.metering = false;
+        self.state.under_way.end(&Job::Meter);
         self.balance.meter = self.host.meter();
         self.balance.pen = self.balance.options.record.clone().map(Pen::new);
         if let Some(recorder) = &mut self.balance.recorder {
