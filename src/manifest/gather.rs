@@ -4,6 +4,7 @@
 //! goes on as it is recorded (P1). Only a name that no file mentions any more, or only for other hosts, is gone.
 
 mod cycles;
+mod names;
 
 use super::Parsed;
 use super::diagnostic::{Diagnostic, Severity};
@@ -14,6 +15,7 @@ use crate::model::name::Name;
 use crate::model::record::Origin;
 use crate::model::replica;
 use crate::model::spec::Spec;
+use names::{Told, keepers, rename, rename_either, taken};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -37,26 +39,50 @@ pub fn gather(
         }
     }
     let mut told = Told::default();
+    let keepers = keepers(&claims, files, settling, owners);
+    let mut refused = Vec::new();
     for (name, mut claims) in claims {
         if claims.iter().any(|(_, origin)| !settling.contains(&origin.path)) {
             claims.retain(|(_, origin)| !settling.contains(&origin.path));
         }
         let owner = owners.get(&name);
+        let (kept, others): (Vec<_>, Vec<_>) =
+            claims.into_iter().partition(|(spec, origin)| keepers[spec.workload()].is(origin));
+        for (spec, origin) in others {
+            let help = if owner.is_some() { rename(spec) } else { rename_either(spec) };
+            let found = taken(spec, origin, &keepers[spec.workload()].to_string(), help);
+            // It runs by what is refused now: P1.
+            if owner == Some(&origin.path) {
+                refused.push((name.clone(), origin.clone(), found.headline()));
+            }
+            if !settling.contains(&origin.path) {
+                diagnostics.extend(told.once(found, spec));
+            }
+        }
+        // From here on those of one document of each workload: the name is a replica's of one and the whole of another.
         if let Some(path) = owner.filter(|path| !settling.contains(*path) && still_claims(files.get(*path), &name)) {
-            let refused = claims.iter().filter(|(_, origin)| origin.path != *path);
-            diagnostics.extend(refused.filter_map(|(spec, origin)| told.taken(spec, origin, path, rename(spec))));
+            let others = kept.iter().filter(|(_, origin)| origin.path != *path);
+            diagnostics
+                .extend(others.filter_map(|(spec, origin)| told.once(taken(spec, origin, path, rename(spec)), spec)));
             continue;
         }
-        let chosen = claims.iter().position(|(_, origin)| Some(&origin.path) == owner).unwrap_or(0);
-        for (index, (spec, origin)) in claims.iter().enumerate() {
+        let chosen = kept.iter().position(|(_, origin)| Some(&origin.path) == owner).unwrap_or(0);
+        for (index, (spec, origin)) in kept.iter().enumerate() {
             if index == chosen {
                 let wanted = Wanted { spec: Arc::clone(spec), origin: (*origin).clone() };
                 desired.wanted.insert(name.clone(), wanted);
             } else {
-                let kept = claims[chosen].1;
+                let keeper = kept[chosen].1;
                 let help = if owner.is_some() { rename(spec) } else { rename_either(spec) };
-                diagnostics.extend(told.taken(spec, origin, &format!("{}:{}", kept.path, kept.line), help));
+                let found = taken(spec, origin, &format!("{}:{}", keeper.path, keeper.line), help);
+                diagnostics.extend(told.once(found, spec));
             }
+        }
+    }
+    for (name, origin, finding) in refused {
+        if !desired.wanted.contains_key(&name) {
+            let revision = Some(origin.revision).filter(|revision| !revision.is_empty());
+            desired.held.insert(name, Held { path: origin.path, revision, finding });
         }
     }
     for (path, parsed) in files {
@@ -121,34 +147,6 @@ fn held(path: &str, parsed: &Parsed, name: &Name) -> Held {
     }
 }
 
-/// Whose names were told to be taken, and by whom: once for all replicas.
-#[derive(Default)]
-struct Told(BTreeSet<(Name, String, String)>);
-
-impl Told {
-    fn taken(&mut self, spec: &Spec, refused: &Origin, keeper: &str, help: String) -> Option<Diagnostic> {
-        let (name, workload) = (&spec.name, spec.workload());
-        if !self.0.insert((workload.clone(), refused.path.clone(), keeper.to_owned())) {
-            return None;
-        }
-        Some(Diagnostic::error(
-            &refused.path,
-            Place { line: refused.line, column: 1 },
-            format!("name {name} is taken by {keeper}"),
-            help,
-        ))
-    }
-}
-
-fn rename(spec: &Spec) -> String {
-    format!("rename one of the two: `name: {}-2`", spec.workload())
-}
-
-/// Nothing is recorded of either: where a controller runs one of them, which `validate` cannot know, it is the other that is refused.
-fn rename_either(spec: &Spec) -> String {
-    format!("{}; a controller that runs one of them keeps that one", rename(spec))
-}
-
 fn not_here(name: &Name, origin: &Origin, mismatch: &Mismatch) -> Diagnostic {
     let at = Place { line: origin.line, column: 1 };
     let help = "as meant, if it is for other hosts; else start the controller with the label: --label KEY=VALUE";
@@ -197,6 +195,36 @@ pub(super) mod tests {
         want web from a.yaml
         b.yaml:1:1: name web is taken by a.yaml:1
           help: rename one of the two: `name: web-2`; a controller that runs one of them keeps that one
+        ");
+    }
+
+    #[test]
+    fn a_workload_has_all_its_replicas_from_one_file() {
+        let files = [("a.yaml", "name: web\ncommand: a"), ("b.yaml", "name: web\ncommand: b\nreplicas: 3")];
+        insta::assert_snapshot!(check(&files, &[]), @r"
+        want web from a.yaml
+        b.yaml:1:1: name web is taken by a.yaml:1
+          help: rename one of the two: `name: web-2`; a controller that runs one of them keeps that one
+        ");
+        insta::assert_snapshot!(check(&files, &[("web", "b.yaml"), ("web.1", "b.yaml")]), @r"
+        want web from b.yaml
+        want web.1 from b.yaml
+        want web.2 from b.yaml
+        a.yaml:1:1: name web is taken by b.yaml:1
+          help: rename one of the two: `name: web-2`
+        ");
+        // It runs by what is refused now.
+        insta::assert_snapshot!(check(&files, &[("web", "a.yaml"), ("web.1", "b.yaml")]), @r"
+        want web from a.yaml
+        hold web.1 because of b.yaml:1:1: name web.1 is taken by a.yaml:1
+        b.yaml:1:1: name web is taken by a.yaml:1
+          help: rename one of the two: `name: web-2`
+        ");
+        // The file that had them has just gone.
+        let owners = [("web", "b.yaml"), ("web.1", "b.yaml")];
+        insta::assert_snapshot!(check_settling(&files, &["b.yaml"], &owners), @r"
+        want web from a.yaml
+        hold web.1 because of b.yaml:1:1: name web.1 is taken by a.yaml:1
         ");
     }
 
