@@ -1,7 +1,7 @@
 //! The simulated disk below the database: what the process has written, what the kernel has, and what is on the platter.
 //!
 //! `kill -9` loses what the kernel was not given: of the writes since the last flush some first ones are there, the last of them perhaps
-//! torn. A power cut loses what was not synced.
+//! torn. A power cut loses what was not synced. Both tables share one log, and with it the order of their writes.
 
 use crate::world::{Event, Sim, World};
 use containerctl::model::codec;
@@ -15,34 +15,59 @@ use std::sync::Arc;
 /// As in the store: milliseconds after which a sync that failed is tried again.
 const SYNC_AGAIN: u64 = 5_000;
 
-type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
+/// As in the loop: so many refusals in a row and a workload's next step is taken without a record of it.
+const REFUSED_MIN: u32 = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Of {
+    Records,
+    Events,
+}
+
+type Key = (Of, Vec<u8>);
+type Contents = BTreeMap<Key, Vec<u8>>;
+
+fn entries_of(table: Of, contents: &Contents) -> Vec<Entry> {
+    let of_it = contents.iter().filter(|((of, _), _)| *of == table);
+    of_it.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+}
 
 #[derive(Default)]
 pub struct Disk {
     /// As the process sees it.
-    pub memory: Contents,
+    memory: Contents,
     /// Writes the kernel has not been given, in order; none is a removal.
-    pending: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pending: Vec<(Key, Option<Vec<u8>>)>,
     kernel: Contents,
     platter: Contents,
     pub full_until: u64,
     syncing: bool,
-    events: Contents,
     /// The last flush failed: what is only in memory may be lost, and the controller has been told.
     pub flush_failed: bool,
+    /// How often the database has refused a record in a row.
+    refused: BTreeMap<Name, u32>,
+}
+
+fn key_of(name: &Name) -> Key {
+    (Of::Records, name.as_str().as_bytes().to_vec())
 }
 
 impl Disk {
     pub fn record(&self, name: &Name) -> Option<Record> {
-        codec::decode(self.memory.get(name.as_str().as_bytes())?).ok()
+        codec::decode(self.memory.get(&key_of(name))?).ok()
     }
 
     /// What a controller would find now.
     pub fn flushed(&self, name: &Name) -> Option<Record> {
-        codec::decode(self.kernel.get(name.as_str().as_bytes())?).ok()
+        codec::decode(self.kernel.get(&key_of(name))?).ok()
     }
 
-    fn write(contents: &mut Contents, (key, value): (Vec<u8>, Option<Vec<u8>>)) {
+    /// Whether so much of a workload was refused that its steps wait for the disk no more.
+    pub fn takes_nothing_of(&self, name: &Name) -> bool {
+        self.refused.get(name).is_some_and(|times| *times >= REFUSED_MIN)
+    }
+
+    fn write(contents: &mut Contents, (key, value): (Key, Option<Vec<u8>>)) {
         match value {
             Some(value) => contents.insert(key, value),
             None => contents.remove(&key),
@@ -58,6 +83,17 @@ impl World {
     fn flush_to_kernel(&mut self) {
         for write in std::mem::take(&mut self.disk.pending) {
             Disk::write(&mut self.disk.kernel, write);
+        }
+    }
+
+    /// A write of which the kernel knows nothing yet. It wakes the syncing thread.
+    fn note_write(&mut self, table: Of, key: &[u8], value: Option<Vec<u8>>) {
+        let write = ((table, key.to_vec()), value);
+        Disk::write(&mut self.disk.memory, write.clone());
+        self.disk.pending.push(write);
+        if !std::mem::replace(&mut self.disk.syncing, true) {
+            let (delay, boot) = (self.rng.below(25), self.kernel.boot);
+            self.after(delay, Event::Synced(boot));
         }
     }
 
@@ -79,16 +115,17 @@ impl World {
     pub fn lose_memory(&mut self) {
         let pending = std::mem::take(&mut self.disk.pending);
         let kept = usize::try_from(self.rng.below(pending.len() as u64 + 1)).unwrap_or(0);
-        self.lost_writes |= kept < pending.len();
+        self.lost_writes |= pending[kept..].iter().any(|((of, _), _)| *of == Of::Records);
         let torn = self.stormy && self.rng.chance(1_000);
         for (at, (key, mut value)) in pending.into_iter().take(kept).enumerate() {
             if torn
+                && key.0 == Of::Records
                 && at + 1 == kept
                 && let Some(bytes) = &mut value
             {
                 let cut = usize::try_from(self.rng.below(bytes.len() as u64)).unwrap_or(0);
                 bytes.truncate(cut);
-                let name = String::from_utf8_lossy(&key).into_owned();
+                let name = String::from_utf8_lossy(&key.1).into_owned();
                 self.say(|| format!("disk: the record of {name} is torn"));
                 if let Ok(name) = name.parse() {
                     self.excuse_all(&name);
@@ -119,17 +156,20 @@ pub struct Records(pub Arc<Sim>);
 impl Records {
     fn write(&self, call: &'static str, key: &[u8], value: Option<Vec<u8>>) -> io::Result<()> {
         let name: Option<Name> = std::str::from_utf8(key).ok().and_then(|key| key.parse().ok());
-        self.0.before(call, name.as_ref())?;
+        if let Err(error) = self.0.before(call, name.as_ref()) {
+            if let Some(name) = name {
+                *self.0.world().disk.refused.entry(name).or_insert(0) += 1;
+            }
+            return Err(error);
+        }
+        if let Some(name) = &name {
+            self.0.world().disk.refused.remove(name);
+        }
         {
             let mut world = self.0.world();
-            Disk::write(&mut world.disk.memory, (key.to_vec(), value.clone()));
-            world.disk.pending.push((key.to_vec(), value));
+            world.note_write(Of::Records, key, value);
             world.step(name.as_ref());
             world.say(|| format!("{call} {}", String::from_utf8_lossy(key)));
-            if !std::mem::replace(&mut world.disk.syncing, true) {
-                let (delay, boot) = (world.rng.below(25), world.kernel.boot);
-                world.after(delay, Event::Synced(boot));
-            }
         }
         self.0.behind(call, name.as_ref())
     }
@@ -160,7 +200,7 @@ impl Table for Records {
 
     fn entries(&self) -> io::Result<Vec<Entry>> {
         self.0.before("store.open", None)?;
-        Ok(self.0.world().disk.memory.clone().into_iter().collect())
+        Ok(entries_of(Of::Records, &self.0.world().disk.memory))
     }
 }
 
@@ -172,12 +212,12 @@ impl Table for Events {
         self.0.before("store.put event", None)?;
         let mut world = self.0.world();
         world.events += 1;
-        world.disk.events.insert(key.to_vec(), value);
+        world.note_write(Of::Events, key, Some(value));
         Ok(())
     }
 
     fn remove(&self, key: &[u8]) -> io::Result<()> {
-        self.0.world().disk.events.remove(key);
+        self.0.world().note_write(Of::Events, key, None);
         Ok(())
     }
 
@@ -186,6 +226,6 @@ impl Table for Events {
     }
 
     fn entries(&self) -> io::Result<Vec<Entry>> {
-        Ok(self.0.world().disk.events.clone().into_iter().collect())
+        Ok(entries_of(Of::Events, &self.0.world().disk.memory))
     }
 }

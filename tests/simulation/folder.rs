@@ -38,6 +38,8 @@ pub struct Shelf {
     pub files: BTreeMap<String, File>,
     pub names: Vec<&'static str>,
     pub gone_until: u64,
+    /// When somebody was last told what is in it.
+    pub told_at: u64,
     /// Since when a file is missing, and what was read of it.
     missing: BTreeMap<String, u64>,
     read: BTreeMap<String, Arc<Parsed>>,
@@ -59,7 +61,14 @@ impl Shelf {
     pub fn new(rng: &mut Rng) -> Shelf {
         let count = usize::try_from(rng.between(1, NAMES.len() as u64 + 1)).unwrap_or(1);
         let names = NAMES[..count].to_vec();
-        Shelf { files: BTreeMap::new(), names, gone_until: 0, missing: BTreeMap::new(), read: BTreeMap::new() }
+        Shelf {
+            files: BTreeMap::new(),
+            names,
+            gone_until: 0,
+            told_at: 0,
+            missing: BTreeMap::new(),
+            read: BTreeMap::new(),
+        }
     }
 
     /// Everything can be read again.
@@ -198,12 +207,12 @@ impl World {
             let (name, file) = (owner(&path), File::new(&path, &text));
             self.put(&name, path, file);
         }
-        // What a file that cannot be accepted keeps as it was goes on by its calendar.
+        // What a file that cannot be accepted keeps as it was goes on by its calendar, whichever file it came from.
         for name in self.shelf.names.clone() {
             let record = name.parse().ok().and_then(|name| self.disk.record(&name));
             let Some(record) = record.filter(|record| record.spec.job.schedule.is_some()) else { continue };
             let follows = |file: &File| file.parsed.workloads.iter().any(|(spec, _)| spec.job.schedule.is_some());
-            if self.shelf.files.get(&record.origin.path).is_some_and(|file| !follows(file)) {
+            if self.shelf.files.get(&record.origin.path).is_none_or(|file| !follows(file)) {
                 let file = File::new(&record.origin.path, &format!("name: {name}\ncommand: serve\n"));
                 self.put(name, record.origin.path, file);
             }
@@ -271,6 +280,9 @@ impl control::Source for Source {
         });
         drop(world);
         self.0.behind("folder.scan", None).map_err(failed)?;
+        if scan.is_ok() {
+            self.0.world().shelf.told_at = now;
+        }
         scan
     }
 

@@ -16,6 +16,11 @@ impl World {
         let Some(runs) = self.kernel.traces.get(name) else { return };
         let numbers: Vec<u64> = runs.keys().copied().filter(|number| Some(*number) != but).collect();
         for number in numbers {
+            if self.disk.takes_nothing_of(name) {
+                // In the controller's memory only, and it says so.
+                self.excuse_all(name);
+                return;
+            }
             let known = self.disk.flushed(name).and_then(|record| record.last_exit);
             let told = known.as_ref().is_some_and(|exit| exit.instance >= number);
             let run = self.kernel.runs.iter().rfind(|run| run.name == *name && run.number == number);

@@ -54,7 +54,9 @@ impl World {
             // Those that wait for each other in a circle are refused where nothing is known of them.
             let refused = snapshot.diagnostics.iter().any(|found| found.message.contains("in a circle"));
             return match (claims.is_empty(), left) {
-                (false, _) if !refused => Some("is wanted and unknown".to_owned()),
+                (false, _) if !refused && !broken && !self.is_disputed(name) => {
+                    Some("is wanted and unknown".to_owned())
+                }
                 // A manifest that cannot be read may explain it.
                 (_, true) if !any => Some("has left something behind".to_owned()),
                 _ => None,
@@ -81,6 +83,16 @@ impl World {
         }
         let spec = record.map_or_else(|| Arc::clone(&claims[0]), |record| record.spec);
         self.differs_in_phase(name, &spec, status, live)
+    }
+
+    /// Whether two files disagree about whether there is such a replica: which of them has the workload is not for us to say.
+    fn is_disputed(&self, name: &Name) -> bool {
+        let (all, ..) = self.shelf.claims(workload(name), self.now);
+        let asks_for_it = |claim: &Spec| match &claim.replica {
+            Some(replica) => replica.all().any(|other| other == *name),
+            None => claim.name == *name,
+        };
+        all.iter().any(|claim| !asks_for_it(claim))
     }
 
     fn differs_in_phase(&self, name: &Name, spec: &Arc<Spec>, status: &Status, live: Option<&Run>) -> Option<String> {

@@ -90,7 +90,9 @@ impl World {
         let (mut next, mut failures) = (self.now, 0);
         for run in self.runs_of(&spec.name).rev() {
             let was = &run.record.spec;
-            let same = !is_other(was, spec) && was.restart == spec.restart && was.job == spec.job;
+            // An update that is taken back is an edit too, if of nothing but what it may use.
+            let same = !is_other(was, spec)
+                && (&was.restart, &was.job, &was.resources) == (&spec.restart, &spec.job, &spec.resources);
             let counts = run.own_end && run.reported && !run.excused && run.boot == boot && same;
             if !counts || next - run.born >= millis(reset_after) {
                 // One that lasted, or may have been taken for it, is the first of a new row.
@@ -124,14 +126,19 @@ impl World {
         for other in record.spec.after.clone() {
             let (claims, _, broken) = self.shelf.claims(other.as_str(), self.now);
             let claims: Vec<Arc<Spec>> = claims.into_iter().filter(|claim| is_here(claim)).collect();
-            let edited = |eras: &Vec<super::Era>| eras.last().is_some_and(|era| era.at + UNDER_WAY_MAX >= self.now);
-            // Nor does anybody know of an edit while the folder is gone.
+            let edited = |eras: &Vec<super::Era>| {
+                eras.last().is_some_and(|era| era.at + UNDER_WAY_MAX >= self.now || era.at > self.shelf.told_at)
+            };
+            // Nor does anybody know of an edit while the folder is gone, or cannot be read.
             let hidden = self.shelf.gone_until + UNDER_WAY_MAX >= self.now;
             let lately = hidden || self.truth.eras.get(other.as_str()).is_none_or(edited);
             // What is refused because it waits for itself counts as what was there before.
             let refused = broken || self.goes_in_a_circle(&other);
             let Some(first) = claims.first().filter(|_| !refused && !lately) else { continue };
-            if claims.iter().any(|claim| claim.kind != first.kind || is_other(claim, first)) {
+            let count = |claim: &Spec| claim.replica.as_ref().map(|replica| replica.count);
+            let differs =
+                |claim: &Spec| claim.kind != first.kind || is_other(claim, first) || count(claim) != count(first);
+            if claims.iter().any(|claim| differs(claim)) {
                 continue;
             }
             self.judge("none before those it comes after");
