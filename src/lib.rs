@@ -32,6 +32,7 @@
 //! | tries (threads, at most 16, and 32 more of what hangs; gone when idle) | one answer each | it, to the prober |
 //! | the watcher (thread of notify) | inotify | "look at the folder" |
 //! | the table of mounts ([`host::mounts`], in the loop) | mounts and unmounts | "look at the folder" |
+//! | the kernel's messages about devices ([`host::hotplug`], in the loop) | CPUs and memory that come and go | "look at everything" |
 //! | `processes` (thread, [`host::processes`]) | pidfds and set-up reports, in epoll | "look at this workload" |
 //! | the syncer (thread, [`store`]) | a record put | records on disk |
 //! | the keeper (task, `cli::keeper`) | each resync | runtime directory and socket anew where they were deleted |

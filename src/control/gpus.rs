@@ -32,6 +32,10 @@ impl State {
                 tracing::warn!(%gpu, %health, "a GPU's health has changed");
             }
         }
+        let (was, is) = (&self.machine.topology, &machine.topology);
+        if (&was.online, &was.usable) != (&is.online, &is.usable) {
+            tracing::info!(online = %is.online, offline = %is.offline, usable = %is.usable, "CPUs have come or gone");
+        }
         self.machine = machine;
     }
 }

@@ -43,7 +43,7 @@ pub mod watch;
 use crate::host::fence::FenceError;
 use crate::host::{Host, HostError, chain};
 use crate::manifest::Parsed;
-use crate::model::clock::{Steady, Time};
+use crate::model::clock::Steady;
 use crate::model::cpuset::CpuSet;
 use crate::model::event::News;
 use crate::model::fence::Fence;
@@ -52,7 +52,7 @@ use crate::model::name::Name;
 
 use crate::model::record::Record;
 use crate::plan::strain::Strains;
-use crate::plan::{Act, Plan, Work};
+use crate::plan::{Act, Work};
 use crate::store::{Found, Store};
 use act::{Acted, Known, act, step_name};
 use balance::{Balance, Metered};
@@ -122,6 +122,8 @@ pub enum Input {
     /// A task is over.
     Done(Box<Done>),
     Command(Command),
+    /// CPUs or memory have come or gone.
+    Machine,
     /// It is time to look at everything.
     Resync,
     /// The time that [`Controller::turn`] named has come.
@@ -220,6 +222,7 @@ pub struct Controller {
     consents: VecDeque<Consent>,
     consenting: BTreeSet<Name>,
     sweeping: bool,
+    sweep_again: bool,
     balance: Balance,
     lookers: Lookers,
     /// Workloads to look at as soon as the step or look under way is over.
@@ -280,6 +283,7 @@ impl Controller {
             consents: VecDeque::new(),
             consenting: BTreeSet::new(),
             sweeping: false,
+            sweep_again: false,
             balance,
             lookers: Lookers::default(),
             look_again: BTreeSet::new(),
@@ -304,6 +308,10 @@ impl Controller {
             Input::Probes => {}
             Input::Done(done) => self.finish(*done),
             Input::Command(command) => self.obey(command),
+            Input::Machine => {
+                self.sweep_anew();
+                self.state.fencing.is_due();
+            }
             Input::Resync => {
                 self.watch_again();
                 self.state.fencing.is_due();
@@ -369,22 +377,6 @@ impl Controller {
         self.save_events();
         self.lookers.answer();
         deadline
-    }
-
-    fn publish(&mut self, plan: &Plan, now: Time) {
-        if !self.state.has_looked() {
-            // Every manifest would be told as unread, and as mended a moment later.
-            return;
-        }
-        let before = Arc::clone(&self.snapshot.borrow());
-        let host = Arc::clone(&self.host);
-        let snapshot = self.state.snapshot(plan, &before, now, |name| host.cgroup_path(name));
-        if snapshot != *before {
-            news::log(&before, &snapshot);
-            let news = news::between(&before, &snapshot, &mut self.told);
-            self.note(news);
-            self.snapshot.send_replace(Arc::new(snapshot));
-        }
     }
 
     /// Begins a step on a thread. What it remembers is in force from now on, so that the next pass builds on it.

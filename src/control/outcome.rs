@@ -1,13 +1,15 @@
-//! What becomes of the loop's inputs: results of steps, looks and scans, and commands.
+//! What becomes of the loop's inputs (results of steps, looks and scans, and commands), and telling how things stand after a pass.
 
 use super::act::{ActError, Acted, Kept, step_name};
 use super::sweep::Look;
-use super::{Command, Controller, Done, Job, report};
+use super::{Command, Controller, Done, Job, news, report};
 use crate::host::{HostError, chain};
+use crate::model::clock::Time;
 use crate::model::name::Name;
 use crate::model::observed::Observed;
-use crate::plan::{Act, Work};
+use crate::plan::{Act, Plan, Work};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// After as many tries, a second or two, what should have been a moment is told as the failure it is.
 const MOMENTS_MAX: u32 = 6;
@@ -46,6 +48,23 @@ impl Controller {
             }
             Done::Panicked(job) => self.survive(&job),
             Done::Swept(swept) => self.take_sweep(swept),
+        }
+    }
+
+    /// Tells how things stand, if that has changed.
+    pub(super) fn publish(&mut self, plan: &Plan, now: Time) {
+        if !self.state.has_looked() {
+            // Every manifest would be told as unread, and as mended a moment later.
+            return;
+        }
+        let before = Arc::clone(&self.snapshot.borrow());
+        let host = Arc::clone(&self.host);
+        let snapshot = self.state.snapshot(plan, &before, now, |name| host.cgroup_path(name));
+        if snapshot != *before {
+            news::log(&before, &snapshot);
+            let news = news::between(&before, &snapshot, &mut self.told);
+            self.note(news);
+            self.snapshot.send_replace(Arc::new(snapshot));
         }
     }
 

@@ -5,6 +5,7 @@ use super::places::{Bounds, Pace, Places};
 use super::prober::{Board, Prober};
 use super::{Command, Controller, Done, Input, Snapshot, Task};
 use crate::host::chain;
+use crate::host::hotplug::Hotplug;
 use crate::host::mounts::Mounts;
 use crate::model::name::Name;
 use crate::model::observed::{Instance, Life, Observed};
@@ -94,7 +95,7 @@ impl Controller {
         mut ends: mpsc::Receiver<()>,
     ) {
         let (folder_woken, changes) = (Arc::clone(&self.folder_woken), Arc::clone(&self.changes));
-        let mounts = Mounts::watch();
+        let (mounts, hotplug) = (Mounts::watch(), Hotplug::watch());
         let board = Arc::clone(&self.board);
         let prober = Prober::new(Arc::clone(&self.host), Arc::clone(&board), self.options.entropy);
         let prober = task::spawn(prober.run(self.probed.subscribe()));
@@ -120,6 +121,7 @@ impl Controller {
                 }
                 () = folder_woken.notified() => Input::Folder,
                 () = mounts.changed() => Input::Folder,
+                () = hotplug.changed() => Input::Machine,
                 () = changes.bell.notified() => Input::Workloads,
                 () = board.bell.notified() => Input::Probes,
                 Some(done) = threads.done.recv() => Input::Done(Box::new(done)),

@@ -103,6 +103,12 @@ impl Controller {
         self.state.under_way.end(&Job::Sweep);
     }
 
+    /// The same, and again if one is under way: it may have looked at the machine already.
+    pub(super) fn sweep_anew(&mut self) {
+        self.sweep_again = self.sweeping;
+        self.sweep();
+    }
+
     pub(super) fn take_sweep(&mut self, swept: Swept) {
         let Swept { sightings, machine, times } = swept;
         self.end_sweep();
@@ -130,6 +136,9 @@ impl Controller {
         }
         // Who owns a manifest depends on what runs.
         self.state.gather();
+        if std::mem::take(&mut self.sweep_again) {
+            self.sweep();
+        }
     }
 
     /// Takes the last reading of a run that was seen to have ended.

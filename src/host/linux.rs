@@ -21,11 +21,11 @@ use super::sources::{self, Own, Written};
 use super::spawn::Image;
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
-use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, dev, layers, topology};
+use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, chain, dev, layers, topology};
 use crate::init;
 use crate::init::wire::Step;
 use crate::model::admission::Admission;
-use crate::model::cgroup::Write;
+use crate::model::cgroup::{Support, Write};
 use crate::model::clock::Steady;
 use crate::model::cpuset::CpuSet;
 use crate::model::machine::{Ceilings, Machine};
@@ -147,6 +147,12 @@ impl Linux {
         })
     }
 
+    /// What cgroups can do here, with the nodes there are now.
+    fn support(&self) -> Support {
+        let support = self.backend.support().clone();
+        Support { nodes: self.backend.usable_nodes().unwrap_or(support.nodes.clone()), ..support }
+    }
+
     /// What is still not as it should be of a group that was put right: without looking, the next pass would only try the same again.
     fn restored(&self, name: &Name) -> Result<Option<String>, HostError> {
         let Some(group) = self.backend.read(name)? else { return Ok(Some("is gone".to_owned())) };
@@ -235,6 +241,9 @@ impl Host for Linux {
     }
 
     fn survey(&self) -> Result<Machine, HostError> {
+        if let Err(error) = self.backend.refill() {
+            tracing::warn!(error = %chain(&error), "what has come back cannot be given to workloads; it is tried again with the next resync");
+        }
         let cpus = self.backend.usable_cpus()?;
         let allowed: CpuSet = cpus.parse().map_err(|source| {
             let path = PathBuf::from("cpuset.cpus.effective");
@@ -247,7 +256,7 @@ impl Host for Linux {
             gpus: self.gpus.read(),
             disks: disks(Path::new("/sys/block")),
             huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
-            cgroup: self.backend.support().clone(),
+            cgroup: self.support(),
             boot_id: self.boot_id.clone(),
             ceilings: self.ceilings.clone(),
             admission: self.options.admission,

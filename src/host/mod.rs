@@ -13,6 +13,7 @@ mod facts;
 pub mod fence;
 pub mod gpu;
 pub mod heap;
+pub mod hotplug;
 pub mod layers;
 pub mod lease;
 pub mod life;

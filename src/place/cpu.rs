@@ -81,6 +81,10 @@ pub fn place_within(
     within: Within<'_>,
 ) -> Result<CpuGrant, Refusal> {
     let pool = machine.topology.usable.difference(&ledger.fenced_by_others(ask.name));
+    if pool.is_empty() {
+        let message = "no CPU is left that workloads may use: all are switched off, reserved or exclusive".to_owned();
+        return Err(Refusal { reason: "InsufficientCpu", message });
+    }
     let (reach, wear) = (within.of(&pool), ledger.wear_without(ask.name));
     let beyond = machine.topology.usable.difference(&within.of(&machine.topology.usable));
     // Those that are fenced now too: they stay beyond reach if it is asked what would fit without whoever has them.

@@ -239,10 +239,25 @@ pub fn replace_cpus(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &G
 
 /// The cpuset to write for a grant: without what has become exclusive to others since.
 pub fn cpus_in_force(machine: &Machine, ledger: &Ledger, name: &Name, grant: &Grant) -> CpuSet {
-    let open = machine.topology.usable.difference(&ledger.fenced_by_others(name));
+    let open = open_to(machine, ledger, name);
     let cpus = grant.cpus.intersection(&open);
     // A domain that went entirely to exclusive neighbours: anywhere in the pool is better than nowhere; the next pass finds a place.
-    if cpus.is_empty() { open } else { cpus }
+    if !cpus.is_empty() {
+        cpus
+    } else if open.is_empty() {
+        // No CPU is left that may be used at all: what it has is as good as anything, and the kernel runs it where it can.
+        grant.cpus.clone()
+    } else {
+        open
+    }
+}
+
+/// The CPUs that are nobody else's exclusively. Where CPUs that went away have left none, all that are left: a set of none would stop a
+/// workload, and be refused by the kernel.
+pub fn open_to(machine: &Machine, ledger: &Ledger, name: &Name) -> CpuSet {
+    let usable = &machine.topology.usable;
+    let open = usable.difference(&ledger.fenced_by_others(name));
+    if open.is_empty() { usable.clone() } else { open }
 }
 
 /// Whether CPUs of this class are counted out one by one.

@@ -162,7 +162,9 @@ pub(super) fn finding(input: &Input<'_>, record: &Record) -> Option<Finding> {
         }
     };
     let fenced = &grant.fenced;
-    let (status, reason, message) = if open.is_empty() {
+    let (status, reason, message) = if let Some((other, cpus)) = neighbour(input, record, fenced) {
+        (false, "Shared", format!("{other} may run on CPUs {cpus} as well: too few are left that are switched on"))
+    } else if open.is_empty() {
         (true, "Partition", format!("CPUs {fenced} are a partition: no process of the host runs there; {bound}"))
     } else if is_fenced && left.is_empty() {
         (true, "Fenced", format!("the host's processes are kept off CPUs {fenced}; {bound}"))
@@ -186,6 +188,20 @@ pub(super) fn finding(input: &Input<'_>, record: &Record) -> Option<Finding> {
         )
     };
     Some(Finding { kind: ConditionKind::Exclusive, status, reason, message })
+}
+
+/// A workload that is where this one is, or on what is fenced for it, and where: only if CPUs have gone away.
+fn neighbour<'a>(input: &Input<'a>, record: &Record, fenced: &CpuSet) -> Option<(&'a Name, CpuSet)> {
+    let on = |name: &Name| -> Option<CpuSet> {
+        let group = input.observed.get(name)?.group.as_ref().filter(|group| group.populated)?;
+        group.settings.get("cpuset.cpus")?.parse().ok()
+    };
+    let own = on(&record.spec.name).unwrap_or_default().union(fenced);
+    let mut others = input.observed.keys().filter(|name| **name != record.spec.name);
+    others.find_map(|name| {
+        let both = on(name)?.intersection(&own);
+        (!both.is_empty()).then_some((name, both))
+    })
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 
 use super::kernel;
 use super::world::{World, eventually_or};
+use containerctl::model::cpuset::CpuSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const TREE: &str = "/sys/fs/cgroup";
 /// Looks often, so that nobody waits for half a minute.
@@ -108,8 +110,7 @@ fn the_host_is_fenced_off_exclusive_cpus_and_let_in_again() {
     // From Linux 6.7 on a partition holds more than the fence can.
     let (is_partition, all_but) = (told(&world).0 == "Partition", "but for processes of the root group");
     assert!(is_partition || message.contains(all_but), "{message}");
-    let is_off =
-        |list: &str| list.parse::<containerctl::model::cpuset::CpuSet>().unwrap().is_disjoint(&cpus.parse().unwrap());
+    let is_off = |list: &str| list.parse::<CpuSet>().unwrap().is_disjoint(&cpus.parse().unwrap());
     assert!(is_off(&service.may_run_on()), "{} beside {cpus}", service.may_run_on());
     let moved = irqs.iter().filter(|(path, before)| !before.is_empty() && text(path) != *before).count();
     assert!(moved > 0 && message.contains("interrupts"), "{moved} interrupts moved: {message}");
@@ -177,19 +178,19 @@ fn a_partition_is_told_as_the_kernel_grants_it() {
         wait_told(&world, "Partition");
         assert_eq!(held(&world), "root");
     }
-    let cpus: containerctl::model::cpuset::CpuSet = kernel::cpus(&world.group("x")).parse().unwrap();
-    assert!(service.may_run_on().parse::<containerctl::model::cpuset::CpuSet>().unwrap().is_disjoint(&cpus));
+    let cpus: CpuSet = kernel::cpus(&world.group("x")).parse().unwrap();
+    assert!(service.may_run_on().parse::<CpuSet>().unwrap().is_disjoint(&cpus));
     // The parent's effective set lacks them now. They are ours all the same, and others are given the rest.
     world.put("web.yaml", "command: sleep infinity");
     world.wait_running("web");
-    let others: containerctl::model::cpuset::CpuSet = kernel::cpus(&world.group("web")).parse().unwrap();
+    let others: CpuSet = kernel::cpus(&world.group("web")).parse().unwrap();
     assert!(others.is_disjoint(&cpus) && !others.is_empty(), "{others} beside {cpus}");
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     assert_eq!(kernel::cpus(&world.group("x")), cpus.to_string());
     assert_eq!((told(&world).0.as_str(), held(&world).as_str()), ("Partition", "root"), "{}", world.log());
     let steps = |world: &World| world.log().matches("step=").count();
     let before = steps(&world);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     assert_eq!(steps(&world), before, "a partition that holds is left alone: {}", world.log());
     world.delete("x.yaml");
     world.wait_gone("x");
@@ -198,4 +199,69 @@ fn a_partition_is_told_as_the_kernel_grants_it() {
         set(parent.join("cpuset.cpus.partition"), "member");
         set(parent.join("cpuset.cpus"), "0-7");
     }
+}
+
+/// Switches a CPU on or off. CPU 0 of this machine has no switch.
+fn switch(cpu: u32, on: bool) {
+    set(format!("/sys/devices/system/cpu/cpu{cpu}/online"), if on { "1" } else { "0" });
+}
+
+fn cpus_of(world: &World, name: &str) -> CpuSet {
+    kernel::cpus(&world.group(name)).parse().unwrap()
+}
+
+/// Waits until the sets of these are so. The controller looks every 30 s by itself: what is sooner, it was told of.
+fn wait_sets(world: &World, names: &[&str], good: impl Fn(&[CpuSet]) -> bool) {
+    let sets = || names.iter().map(|name| cpus_of(world, name)).collect::<Vec<_>>();
+    let shown = || sets().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let begun = Instant::now();
+    eventually_or(|| good(&sets()), || format!("{names:?} stay on {:?}\n{}", shown(), world.log()));
+    assert!(begun.elapsed() < Duration::from_secs(20), "only the resync has noticed");
+    println!("{names:?} are on {:?} after {:?}", shown(), begun.elapsed());
+}
+
+#[test]
+fn cpus_that_go_and_come_back_are_noticed_and_made_use_of() {
+    if !is_ours() {
+        return;
+    }
+    let world = World::running();
+    let names = ["pinned", "web", "x"];
+    world.put("pinned.yaml", "command: sleep infinity\ncpu: {class: pinned, request: 2}");
+    world.put("web.yaml", "command: sleep infinity");
+    world.put("x.yaml", "command: sleep infinity\ncpu: {class: exclusive, request: 2, smt: any}");
+    let pids = names.map(|name| world.wait_running(name));
+    let all: CpuSet = "0-7".parse().unwrap();
+    wait_sets(&world, &names, |sets| sets[0].is_disjoint(&sets[2]) && sets[1] == all.difference(&sets[2]));
+    // One of each: everybody has as many as before, elsewhere.
+    let [last, also] = ["x", "pinned"].map(|name| cpus_of(&world, name).iter().last().unwrap());
+    let off: CpuSet = [last, also].into_iter().collect();
+    for cpu in off.iter() {
+        switch(cpu, false);
+    }
+    wait_sets(&world, &names, |sets| {
+        let counts = sets[0].len() == 2 && sets[2].len() == 2 && sets[0].is_disjoint(&sets[2]);
+        counts && sets[1] == all.difference(&sets[2]).difference(&off)
+    });
+    let said = world.ctl(&["topology"]);
+    assert!(said.out.contains(&format!("switched off: {off}")), "{said:?}");
+    for cpu in off.iter() {
+        switch(cpu, true);
+    }
+    wait_sets(&world, &names, |sets| sets[1] == all.difference(&sets[2]));
+    // All but one: nobody is left without, nobody is ended, and the one that is no longer alone is told so.
+    for cpu in 1..8 {
+        switch(cpu, false);
+    }
+    wait_sets(&world, &names, |sets| sets.iter().all(|cpus| cpus.to_string() == "0"));
+    eventually_or(|| told(&world).0 == "Shared", || format!("{:?}\n{}", told(&world), world.log()));
+    for cpu in 1..8 {
+        switch(cpu, true);
+    }
+    wait_sets(&world, &names, |sets| {
+        let counts = sets[0].len() == 2 && sets[2].len() == 2 && sets[0].is_disjoint(&sets[2]);
+        counts && sets[1] == all.difference(&sets[2])
+    });
+    eventually_or(|| told(&world).0 != "Shared", || format!("{:?}\n{}", told(&world), world.log()));
+    assert_eq!(names.map(|name| world.wait_running(name)), pids, "{}", world.log());
 }

@@ -3,13 +3,17 @@
 //! cgroups-rs finds the hierarchies, makes the groups and writes the values; reading back, listing and removing are ours, because it
 //! swallows some errors and its delete sleeps. It never sees v2 here.
 
+mod moving;
+
 use super::hierarchies::Hierarchies;
+use super::refill::Refill;
 use super::unified::Unified;
 use super::{
     Backend, CgroupError, Counter, Counters, FILES, counter, cpus_of_this_process, directory_name, list_directories,
     parse_pids, workload_at,
 };
 use crate::model::cgroup::{Settings, Support, Write, is_per_device};
+use crate::model::cpuset::NodeSet;
 use crate::model::name::Name;
 use crate::model::observed::Group;
 use crate::model::usage::Usage;
@@ -18,6 +22,7 @@ use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
+use moving::move_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +36,6 @@ const READ: [&str; 5] = ["cgroup.procs", "cpu.stat", "memory.usage_in_bytes", "p
 
 /// Times a group is emptied by hand, where `cgroup.kill` does not reach, before the rest is left to the next pass.
 const KILL_ROUNDS_MAX: usize = 16;
-/// Times it is looked for processes that were forked while the others were moved. Each round leaves only children of those not yet moved.
-const MOVE_ROUNDS_MAX: usize = 16;
 
 /// v1 hierarchies, and a v2 tree if there is one.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct Legacy {
     /// For each control file, the parent's directory in the hierarchy that has it.
     homes: BTreeMap<String, PathBuf>,
     unified: Option<Unified>,
+    /// None where there are no cpusets.
+    refill: Option<Refill>,
     support: Support,
 }
 
@@ -63,7 +68,10 @@ impl Legacy {
         };
         let homes = FILES.iter().chain(&READ).filter_map(home).collect();
         let joined = hierarchies.controllers();
-        Legacy { hierarchies, parent, directories, optional, joined, homes, unified, support }
+        let depth = Path::new(&parent).components().count();
+        let cpuset = directories.iter().find(|directory| directory.join("cpuset.cpus").exists());
+        let refill = cpuset.map(|directory| Refill::of(directory, depth));
+        Legacy { hierarchies, parent, directories, optional, joined, homes, unified, refill, support }
     }
 
     fn of(&self, name: &Name) -> Cgroup {
@@ -112,26 +120,6 @@ impl Legacy {
             Err(source) => Err(CgroupError::Read { path, source }),
         }
     }
-}
-
-/// Moves everything there is. A process that forks before its turn leaves a child behind, so it is looked again until nobody is new: a child
-/// of one that was moved is born where it is.
-fn move_all(
-    list: impl Fn() -> Result<Vec<u32>, CgroupError>,
-    put: impl Fn(u32) -> Result<(), CgroupError>,
-) -> Result<(), CgroupError> {
-    let mut moved = BTreeSet::new();
-    for _ in 0..MOVE_ROUNDS_MAX {
-        let new: Vec<u32> = list()?.into_iter().filter(|pid| !moved.contains(pid)).collect();
-        if new.is_empty() {
-            break;
-        }
-        for pid in new {
-            put(pid)?;
-            moved.insert(pid);
-        }
-    }
-    Ok(())
 }
 
 /// What holds without a group of one's own, of the files in hierarchies that are joined when needed.
@@ -403,6 +391,16 @@ impl Backend for Legacy {
         format!("/{}/{}", self.parent.trim_matches('/'), directory_name(name))
     }
 
+    fn refill(&self) -> Result<(), CgroupError> {
+        self.refill.as_ref().map_or(Ok(()), Refill::look)
+    }
+
+    fn usable_nodes(&self) -> Option<NodeSet> {
+        let files = ["cpuset.effective_mems", "cpuset.mems"].iter();
+        let mut paths = files.flat_map(|file| self.directories.iter().map(move |directory| directory.join(file)));
+        paths.find_map(|path| fs::read_to_string(path).ok()?.parse().ok())
+    }
+
     fn usable_cpus(&self) -> Result<String, CgroupError> {
         let found = ["cpuset.effective_cpus", "cpuset.cpus"].iter().find_map(|file| {
             let mut paths = self.directories.iter().map(|directory| directory.join(file));
@@ -411,6 +409,3 @@ impl Backend for Legacy {
         found.map_or_else(cpus_of_this_process, Ok)
     }
 }
-
-#[cfg(test)]
-mod tests;

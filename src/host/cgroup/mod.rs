@@ -11,6 +11,7 @@ mod hierarchies;
 mod legacy;
 mod partition;
 mod probe;
+mod refill;
 mod unified;
 
 pub use counters::{Counter, Counters};
@@ -20,6 +21,7 @@ pub use probe::{Opened, is_below, membership, open, remove_parent};
 
 use crate::host::lock::Holder;
 use crate::model::cgroup::{PARTITION, Support, Write};
+use crate::model::cpuset::NodeSet;
 use crate::model::name::Name;
 use crate::model::observed::Group;
 use crate::model::usage::Usage;
@@ -127,6 +129,14 @@ pub trait Backend: Send + Sync {
 
     /// The group's path below the hierarchies' roots, for people.
     fn path(&self, name: &Name) -> String;
+
+    /// Gives the parent back what the kernel has taken from it with a CPU or a node that is there again.
+    fn refill(&self) -> Result<(), CgroupError> {
+        Ok(())
+    }
+
+    /// NUMA nodes with memory that groups below the parent may use, where that can be asked.
+    fn usable_nodes(&self) -> Option<NodeSet>;
 
     /// CPUs that groups below the parent may use.
     fn usable_cpus(&self) -> Result<String, CgroupError>;

@@ -10,7 +10,7 @@ use super::{
     list_directories, parse_pids, stalled_us, workload_at,
 };
 use crate::model::cgroup::{PARTITION, Settings, Support, Write};
-use crate::model::cpuset::CpuSet;
+use crate::model::cpuset::{CpuSet, NodeSet};
 use crate::model::name::Name;
 use crate::model::observed::Group;
 use crate::model::usage::Usage;
@@ -266,6 +266,10 @@ impl Backend for Unified {
 
     fn path(&self, name: &Name) -> String {
         Path::new(&self.shown).join(directory_name(name)).display().to_string()
+    }
+
+    fn usable_nodes(&self) -> Option<NodeSet> {
+        read_at(&self.parent, "cpuset.mems.effective").ok()?.parse().ok()
     }
 
     fn usable_cpus(&self) -> Result<String, CgroupError> {

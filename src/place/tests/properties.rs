@@ -124,6 +124,40 @@ proptest! {
     }
 
     #[test]
+    fn cpus_that_go_away_leave_nobody_without_one(fields in proptest::collection::vec(workload(), 1..12), off in proptest::collection::btree_set(0u32..16, 1..16), sockets in any::<bool>()) {
+        let whole = machine(if sockets { two_sockets() } else { flat(6) });
+        let names: Vec<String> = (0..fields.len()).map(|n| format!("w{n}")).collect();
+        let workloads: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(fields.iter().map(String::as_str)).collect();
+        let (ledger, _) = place_all(&whole, &workloads);
+        let mut less = whole.clone();
+        less.topology.usable = less.topology.usable.difference(&off.into_iter().collect());
+        less.topology.online = less.topology.usable.clone();
+        let in_force = |machine: &Machine, holdings: &BTreeMap<Name, Holding>| {
+            let mut ledger = Ledger::of(&machine.topology);
+            for (name, holding) in holdings {
+                ledger.put(name.clone(), holding.clone());
+            }
+            let sets = holdings.iter().map(|(name, holding)| (name.clone(), cpus_in_force(machine, &ledger, name, &holding.grant)));
+            sets.collect::<BTreeMap<Name, CpuSet>>()
+        };
+        let before = in_force(&whole, &ledger.holdings);
+        // At once, with the grants of before, and after a pass has placed everybody again.
+        let mut held = ledger.holdings.clone();
+        for placed in [false, true] {
+            if placed {
+                for (name, grant) in placed_again(&less, &held) {
+                    held.get_mut(&name).unwrap().grant = grant;
+                }
+            }
+            for (name, cpus) in in_force(&less, &held) {
+                prop_assert!(!cpus.is_empty(), "{} has no CPU", name);
+                prop_assert!(less.topology.usable.is_empty() || cpus.is_subset(&less.topology.usable), "{} is on {}", name, cpus);
+            }
+        }
+        prop_assert_eq!(in_force(&whole, &ledger.holdings), before, "who was not placed again is where it was when they are back");
+    }
+
+    #[test]
     fn sums_are_as_if_those_who_left_had_never_come(fields in proptest::collection::vec(workload(), 1..12), leaving in proptest::collection::vec(any::<bool>(), 12)) {
         let machine = machine(two_sockets());
         let names: Vec<String> = (0..fields.len()).map(|n| format!("w{n}")).collect();

@@ -145,7 +145,7 @@ fn wanted(input: &Input<'_>, ledger: &Ledger, record: &Record, findings: &mut Ve
             find(ConditionKind::Placed, "Placed", &grant.reason);
             place::cpus_in_force(machine, ledger, &record.spec.name, grant)
         }
-        None => machine.topology.usable.difference(&ledger.fenced_by_others(&record.spec.name)),
+        None => place::open_to(machine, ledger, &record.spec.name),
     };
     // Protection goes as far as admission did: an edit that asks for more than there is keeps what it had.
     let mut resources = record.spec.resources.clone();

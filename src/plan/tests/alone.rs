@@ -86,3 +86,21 @@ fn the_host_is_kept_off_for_as_long_as_the_cpus_are_held() {
     world.settle();
     assert_eq!(exclusive_cpus(&world).to_string(), "", "the controller takes it along");
 }
+
+#[test]
+fn who_has_to_share_because_cpus_went_away_is_told_so_and_goes_on() {
+    let mut world = world(false);
+    world.machine.topology.usable = "3".parse().unwrap();
+    world.machine.topology.online = "3".parse().unwrap();
+    world.settle();
+    let on = |world: &World, name: &str| {
+        let group = world.observed[&name.parse().unwrap()].group.clone().unwrap();
+        group.settings.get("cpuset.cpus").unwrap().to_owned()
+    };
+    assert_eq!((on(&world, "x"), on(&world, "web")), ("3".to_owned(), "3".to_owned()));
+    insta::assert_snapshot!(told(&world), @"false Shared: web may run on CPUs 3 as well: too few are left that are switched on");
+    world.machine.topology = crate::model::topology::tests::flat(4);
+    world.settle();
+    assert_eq!((on(&world, "x"), on(&world, "web")), ("0-1".to_owned(), "2-3".to_owned()));
+    assert!(told(&world).starts_with("true Partition"), "{}", told(&world));
+}
