@@ -21,6 +21,8 @@ pub struct Fencing {
     /// Whether one is under way, or has to come whatever is exclusive.
     under_way: bool,
     due: bool,
+    /// Whether the last one could not tell what was moved, or could not put it back.
+    has_failed: bool,
 }
 
 impl Fencing {
@@ -29,8 +31,9 @@ impl Fencing {
         Fencing { due: true, ..Fencing::default() }
     }
 
-    pub(super) fn is_due(&mut self) {
-        self.due = true;
+    /// It is time to look again, if there is anything to look after: an idle host is not to begin a thread for nothing.
+    pub(super) fn look_again(&mut self) {
+        self.due |= !self.fence.cpus.is_empty() || !self.fence.refused.is_empty() || self.has_failed;
     }
 
     /// After a panic: the next resync looks again.
@@ -73,6 +76,7 @@ impl Controller {
     }
 
     pub(super) fn take_fence(&mut self, fenced: CpuSet, result: Result<Fence, FenceError>) {
+        self.state.fencing.has_failed = result.is_err();
         let fence = result.unwrap_or_else(|error| {
             let why = chain(&error);
             tracing::error!(error = %why, cpus = %fenced, "cannot keep the host off exclusive CPUs, or give them back");
@@ -83,6 +87,9 @@ impl Controller {
         let before = &self.state.fencing.fence;
         if before.cpus != fence.cpus || before.left != fence.left {
             tracing::info!(cpus = %fence.cpus, left = ?fence.left, interrupts = ?fence.interrupts, "the host is kept off exclusive CPUs");
+        }
+        if fence.cpus.is_empty() && !fence.refused.is_empty() {
+            tracing::warn!(refused = ?fence.refused, "not all of the host's cpusets could be put back; it is tried again with the next resync");
         }
         self.state.fencing.fence = fence;
         self.state.fencing.under_way = false;

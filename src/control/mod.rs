@@ -310,11 +310,11 @@ impl Controller {
             Input::Command(command) => self.obey(command),
             Input::Machine => {
                 self.sweep_anew();
-                self.state.fencing.is_due();
+                self.state.fencing.look_again();
             }
             Input::Resync => {
                 self.watch_again();
-                self.state.fencing.is_due();
+                self.state.fencing.look_again();
                 self.scan_at = Some(self.host.instant());
                 self.sweep();
             }
