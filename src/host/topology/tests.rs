@@ -130,3 +130,91 @@ fn this_machine_can_be_read() {
         assert!(groups.iter().all(|group| group.is_subset(&topology.online)));
     }
 }
+
+/// A line of groups, as many as there are.
+fn shown(topology: &Topology) -> String {
+    let lists = |sets: &[CpuSet]| sets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let nodes: Vec<String> = topology.nodes.iter().map(|(number, cpus)| format!("{number}:{cpus}")).collect();
+    format!(
+        "online {} off {} | nodes {} | packages {} | llcs {} | cores {}",
+        topology.online,
+        topology.offline,
+        nodes.join(" "),
+        lists(&topology.packages),
+        lists(&topology.llcs),
+        lists(&topology.cores)
+    )
+}
+
+fn read_files(files: &[(String, String)]) -> Topology {
+    let files: Vec<(String, &str)> =
+        files.iter().map(|(path, text)| (format!("sys/devices/system/{path}"), text.as_str())).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
+    read(tree(&files).path(), None).unwrap()
+}
+
+#[test]
+fn numbers_with_holes_nodes_of_memory_alone_and_cpus_that_are_off_are_read_as_they_are() {
+    let mut files: Vec<(String, String)> = [
+        ("cpu/online", "2,5,8"),
+        ("cpu/present", "2,5,8,11"),
+        ("node/node1/cpulist", "2,5"),
+        ("node/node4/cpulist", "8,11"),
+        ("node/node9/cpulist", ""),
+    ]
+    .map(|(path, text)| (path.to_owned(), text.to_owned()))
+    .into();
+    // Whose CPU is off names it still, and one has no topology folder.
+    files.push(("cpu/cpu2/topology/core_cpus_list".to_owned(), "2".to_owned()));
+    files.push(("cpu/cpu8/topology/core_cpus_list".to_owned(), "8,11".to_owned()));
+    assert_eq!(shown(&read_files(&files)), "online 2,5,8 off 11 | nodes 1:2,5 4:8 9: | packages  | llcs  | cores 2 8");
+}
+
+#[test]
+fn hundreds_of_cpus_are_read_by_list_and_by_mask() {
+    let mut files = vec![("cpu/online".to_owned(), "0-767".to_owned())];
+    for node in 0..8u32 {
+        let cpus: CpuSet = (node * 96..(node + 1) * 96).collect();
+        // Half of the nodes as old kernels say it.
+        let (file, text) = if node % 2 == 0 { ("cpulist", cpus.to_string()) } else { ("cpumap", cpus.to_mask()) };
+        files.push((format!("node/node{node}/{file}"), text));
+        for cpu in cpus.iter() {
+            files.push((format!("cpu/cpu{cpu}/topology/package_cpus"), cpus.to_mask()));
+        }
+    }
+    let topology = read_files(&files);
+    assert_eq!((topology.online.len(), topology.nodes.len(), topology.packages.len()), (768, 8, 8));
+    assert!(topology.nodes.values().zip(&topology.packages).all(|(node, package)| node == package));
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_tree_says_groups_are_disjoint_and_online(
+        online in proptest::collection::btree_set(0u32..40, 1..20),
+        told in proptest::collection::vec((0u32..40, 0usize..6, "[0-9]{1,2}(-[0-9]{1,2})?(,[0-9]{1,2})?|[0-9a-f]{1,9}|\\PC{0,3}"), 0..60),
+    ) {
+        let online: CpuSet = online.into_iter().collect();
+        let mut files: BTreeMap<String, String> = [("cpu/online".to_owned(), online.to_string())].into();
+        for (number, which, text) in told {
+            let file = [
+                format!("cpu/cpu{number}/topology/core_cpus_list"),
+                format!("cpu/cpu{number}/topology/package_cpus"),
+                format!("cpu/cpu{number}/cache/index2/shared_cpu_list"),
+                format!("cpu/cpu{number}/cache/index2/level"),
+                format!("node/node{number}/cpulist"),
+                format!("cpu/cpu{number}/cpu_capacity"),
+            ];
+            files.insert(file[which].clone(), text);
+        }
+        let topology = read_files(&files.into_iter().collect::<Vec<_>>());
+        let nodes: Vec<CpuSet> = topology.nodes.values().cloned().collect();
+        let kinds: Vec<CpuSet> = topology.kinds.iter().map(|kind| kind.cpus.clone()).collect();
+        for groups in [&topology.cores, &topology.packages, &topology.llcs, &topology.dies, &nodes, &kinds] {
+            let mut seen = CpuSet::new();
+            for group in groups {
+                proptest::prop_assert!(group.is_disjoint(&seen) && group.is_subset(&topology.online), "{}", shown(&topology));
+                seen = seen.union(group);
+            }
+        }
+    }
+}

@@ -18,6 +18,39 @@ fn workload() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Machines that tell little or are put together oddly: no caches, no cores, no packages, holes in the numbers, nodes of memory alone, CPUs that are
+/// off or not for us, two kinds of core, and hundreds of CPUs.
+fn odd() -> impl Strategy<Value = Topology> {
+    let shape = prop_oneof![Just(0u32), Just(6), Just(300)];
+    (shape, any::<[bool; 6]>(), 1u32..4).prop_map(|(flat_cpus, [caches, cores, packages, memory, off, kinds], step)| {
+        let plain = if flat_cpus == 0 { two_sockets() } else { flat(flat_cpus) };
+        let spread = |set: &CpuSet| set.iter().map(|cpu| cpu * step + step - 1).collect::<CpuSet>();
+        let all = |sets: &[CpuSet], told: bool| if told { sets.iter().map(spread).collect() } else { Vec::new() };
+        let online = spread(&plain.online);
+        let mut topology = Topology {
+            packages: all(&plain.packages, packages),
+            llcs: all(&plain.llcs, caches),
+            cores: all(&plain.cores, cores),
+            nodes: plain.nodes.iter().map(|(number, cpus)| (*number, spread(cpus))).collect(),
+            usable: online.iter().skip(usize::from(off)).collect(),
+            online: online.clone(),
+            ..Topology::default()
+        };
+        if memory {
+            topology.nodes.insert(40, CpuSet::new());
+        }
+        if kinds {
+            let kind = |odd: usize| {
+                let cpus = online.iter().enumerate().filter(|(at, _)| at % 2 == odd).map(|(_, cpu)| cpu).collect();
+                let efficiency = u32::from(odd == 1);
+                crate::model::topology::Kind { cpus, efficiency, ..Default::default() }
+            };
+            topology.kinds = vec![kind(0), kind(1)];
+        }
+        topology
+    })
+}
+
 /// Places workloads that hold `before` again, in the order of their names, as a pass does; answers what each holds then.
 fn placed_again(machine: &Machine, held: &BTreeMap<Name, Holding>) -> BTreeMap<Name, Grant> {
     let mut ledger = Ledger::of(&machine.topology);
@@ -42,8 +75,9 @@ fn placed_again(machine: &Machine, held: &BTreeMap<Name, Holding>) -> BTreeMap<N
 
 proptest! {
     #[test]
-    fn what_is_granted_keeps_the_promises(fields in proptest::collection::vec(workload(), 1..12), sockets in any::<bool>()) {
-        let machine = machine(if sockets { two_sockets() } else { flat(6) });
+    fn what_is_granted_keeps_the_promises(fields in proptest::collection::vec(workload(), 1..12), topology in odd(), ratio in "1|1[.]5|2[.]25|10") {
+        let mut machine = machine(topology);
+        machine.admission.overcommit = format!("cpu={ratio}").parse().unwrap();
         let names: Vec<String> = (0..fields.len()).map(|n| format!("w{n}")).collect();
         let workloads: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(fields.iter().map(String::as_str)).collect();
         let (ledger, shown) = place_all(&machine, &workloads);
@@ -53,7 +87,8 @@ proptest! {
         prop_assert!(all_fenced.len() < machine.topology.usable.len(), "nothing is left to share");
         let promised: u64 = ledger.holdings.values().filter(|held| held.grant.fenced.is_empty()).map(|held| u64::from(held.grant.requested.cpu.0)).sum();
         let pool = machine.topology.usable.len() - all_fenced.len();
-        prop_assert!(promised <= 1000 * pool as u64, "{}m are promised of {} CPUs", promised, pool);
+        let most = machine.admission.cpu_milli(pool);
+        prop_assert!(promised <= most, "{}m are promised of {} CPUs, {} times", promised, pool, ratio);
         for (name, holding) in &ledger.holdings {
             let in_force = cpus_in_force(&machine, &ledger, name, &holding.grant);
             prop_assert!(!in_force.is_empty() && in_force.is_subset(&machine.topology.usable));
