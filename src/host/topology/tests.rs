@@ -188,6 +188,9 @@ fn hundreds_of_cpus_are_read_by_list_and_by_mask() {
 }
 
 proptest::proptest! {
+    // Each is a tree of up to sixty files on a disk.
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+
     #[test]
     fn whatever_a_tree_says_groups_are_disjoint_and_online(
         online in proptest::collection::btree_set(0u32..40, 1..20),
