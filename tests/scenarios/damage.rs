@@ -3,6 +3,8 @@
 //! The small disks are mounted in the controller's own mount namespace and are reached through `/proc/PID/root`, so nothing of them is
 //! left on the machine.
 
+mod folders;
+
 use super::kernel;
 use super::world::{World, eventually, eventually_or, signal};
 use nix::sys::signal::Signal;
@@ -52,6 +54,16 @@ impl Host {
         fs::remove_file(self.inside(folder).join("filler")).unwrap();
     }
 
+    /// Starts it with an ext4 of its own for a folder, which is to fail later.
+    fn failing_ext4(&mut self, image: &Path, folder: &Path) -> FailingDisk {
+        fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
+        assert!(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(image).status().unwrap().success());
+        self.start(&[], &format!("mount -o loop,errors=remount-ro {} {}", image.display(), folder.display()));
+        let mounts = fs::read_to_string(format!("/proc/{}/mounts", self.world.controller_pid())).unwrap();
+        let line = mounts.lines().find(|line| line.split(' ').nth(1) == folder.to_str()).unwrap();
+        FailingDisk { device: line.split(' ').next().unwrap().trim_start_matches("/dev/").to_owned() }
+    }
+
     /// Puts another disk in the place of one.
     fn mount_over(&self, folder: &str) {
         let pid = self.world.controller_pid().to_string();
@@ -77,6 +89,17 @@ impl Host {
     fn wait_mended(&self) {
         eventually_or(|| self.world.log().contains("the state is saved again"), || self.world.log());
         eventually_or(|| self.converged().code == 0, || format!("{:?}", self.converged()));
+    }
+}
+
+struct FailingDisk {
+    device: String,
+}
+
+impl FailingDisk {
+    /// As ext4 does when the disk gives it nonsense.
+    fn fail(&self) {
+        fs::write(format!("/sys/fs/ext4/{}/trigger_fs_error", self.device), "test").unwrap();
     }
 }
 
@@ -164,15 +187,8 @@ fn a_disk_that_fails_and_turns_read_only_stops_nothing_and_is_mended_by_another(
     let mut host = Host { world: World::new() };
     let (image, state) = (host.world.path("image"), host.world.path("state"));
     fs::create_dir(&state).unwrap();
-    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-    assert!(Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&image).status().unwrap().success());
-    let mount = format!("mount -o loop,errors=remount-ro {} {}", image.display(), state.display());
-    host.start(&[], &mount);
-    let mounts = fs::read_to_string(format!("/proc/{}/mounts", host.world.controller_pid())).unwrap();
-    let line = mounts.lines().find(|line| line.split(' ').nth(1) == state.to_str()).unwrap().to_owned();
-    let device = line.split(' ').next().unwrap().trim_start_matches("/dev/").to_owned();
-    // As ext4 does when the disk gives it nonsense.
-    let spoil = |_: &Host| fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "test").unwrap();
+    let disk = host.failing_ext4(&image, &state);
+    let spoil = |_: &Host| disk.fail();
     let mend = |host: &Host| host.mount_over("state");
     lives_through(&mut host, spoil, mend, "Read-only file system");
     is_saved(&mut host);
@@ -364,42 +380,6 @@ fn a_scheduled_run_that_a_full_disk_keeps_from_being_saved_is_not_made_twice() {
     host.world.wait_status("job", over);
     assert_eq!(ran(), "ran\n", "it has run again");
     host.world.kill_controller();
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-}
-
-#[test]
-fn a_full_runtime_folder_stops_nothing_and_forgets_no_end() {
-    let mut host = Host { world: World::new() };
-    let Held { mut holder, inside, join } = hold(&host.world.path("run/workloads"), "1m");
-    host.world.start_after(&join);
-    for name in ["web", "dies"] {
-        host.world.put(&format!("{name}.yaml"), "restart: {initialDelay: 10ms}\ncommand: sleep infinity");
-    }
-    host.world.put(
-        "job.yaml",
-        "kind: job\nrestart: never\ncommand: [sh, -c, 'trap \"exit 7\" USR1; while :; do sleep 0.05; done']",
-    );
-    let [web, dies, job] = ["web", "dies", "job"].map(|name| host.world.wait_running(name));
-    let mut filler = fs::File::create(inside.join("filler")).unwrap();
-    while filler.write_all(&[b'x'; 4096]).is_ok() {}
-
-    host.world.put("new.yaml", "command: sleep infinity");
-    let status = host.world.wait_status("new", |status| status["conditions"].to_string().contains("StepFailed"));
-    assert!(status["conditions"].to_string().contains("No space left on device"), "{status:#}");
-    // Nobody is there to be told but the folder.
-    host.world.kill_controller();
-    signal(job, Signal::SIGUSR1);
-    signal(dies, Signal::SIGKILL);
-    eventually("both have ended", || !kernel::is_alive(job) && !kernel::is_alive(dies));
-    host.world.start_after(&join);
-    assert_eq!(host.world.wait_phase("job", "Failed")["lastExit"]["code"], 7);
-    let status = host.world.wait_status("dies", |status| status["lastExit"]["code"] == 137);
-    assert_eq!(status["lastExit"]["message"], "killed by SIGKILL");
-    assert_eq!(host.world.wait_running("web"), web);
-    fs::remove_file(inside.join("filler")).unwrap();
-    host.world.wait_running("dies");
-    host.world.wait_running("new");
     holder.kill().unwrap();
     holder.wait().unwrap();
 }
