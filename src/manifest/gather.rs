@@ -51,8 +51,8 @@ pub fn gather(
         for (spec, origin) in others {
             let help = if owner.is_some() { rename(spec) } else { rename_either(spec) };
             let found = taken(spec, origin, &keepers[spec.workload()].to_string(), help);
-            // It runs by what is refused now: P1.
-            if owner == Some(&origin.path) {
+            // It runs by what is refused now, perhaps under another path: P1. Of what the keeper had it asks for less.
+            if owner.is_some_and(|owner| *owner != keepers[spec.workload()].path) {
                 refused.push((name.clone(), origin.clone(), found.headline()));
             }
             if !settling.contains(&origin.path) {
@@ -220,12 +220,28 @@ pub(super) mod tests {
         b.yaml:1:1: name web is taken by a.yaml:1
           help: rename one of the two: `name: web-2`
         ");
+        // The keeper has just asked for less, and the other for more.
+        let fewer = check(&files, &[("web", "a.yaml"), ("web.1", "a.yaml")]);
+        assert!(!fewer.contains("hold "), "{fewer}");
         // The file that had them has just gone.
         let owners = [("web", "b.yaml"), ("web.1", "b.yaml")];
         insta::assert_snapshot!(check_settling(&files, &["b.yaml"], &owners), @r"
         want web from a.yaml
         hold web.1 because of b.yaml:1:1: name web.1 is taken by a.yaml:1
         ");
+    }
+
+    #[test]
+    fn a_rename_beside_a_refused_file_changes_nothing() {
+        let [renamed, refused] = ["name: web\ncommand: b\nreplicas: 3", "name: web\ncommand: a"];
+        let files = [("a.yaml", refused), ("b.yaml", renamed), ("c.yaml", renamed)];
+        let owners = [("web", "b.yaml"), ("web.1", "b.yaml"), ("web.2", "b.yaml")];
+        let said = check_settling(&files, &["b.yaml"], &owners);
+        assert!(said.starts_with("want web from c.yaml\nwant web.1 from c.yaml\nwant web.2 from c.yaml\n"), "{said}");
+        // Renamed and edited at once: which of the two is meant nobody knows, and nobody is ended for it.
+        let files = [files[0], files[1], ("c.yaml", "name: web\ncommand: c\nreplicas: 3")];
+        let said = check_settling(&files, &["b.yaml"], &owners);
+        assert!(said.contains("hold web.1 ") && said.contains("hold web.2 "), "{said}");
     }
 
     #[test]

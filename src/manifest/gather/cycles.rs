@@ -2,13 +2,14 @@
 
 use super::Files;
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::order;
 use crate::manifest::tree::Place;
+use crate::manifest::{Parsed, order};
 use crate::model::desired::{Desired, Held, Wanted};
 use crate::model::name::Name;
 use crate::model::replica;
 use std::collections::BTreeMap;
 use std::mem;
+use std::sync::Arc;
 
 /// Refuses those that wait for each other in a circle; what is recorded goes on as it is, replicas included that a refused manifest asks no
 /// more for: it was never accepted.
@@ -32,7 +33,11 @@ pub(super) fn refuse(desired: &mut Desired, files: &Files, owners: &BTreeMap<Nam
             Held { path: origin.path.clone(), revision: Some(origin.revision.clone()), finding: found.headline() };
         // A name of the same form that another file has is another workload's.
         let is_its = |name: &Name, path: &String| {
-            let moved = *path == origin.path || !files.contains_key(path);
+            let says = |parsed: &Arc<Parsed>| {
+                let claimed = parsed.claims.iter().any(|claim| replica::is_of(&claim.name, name));
+                claimed || parsed.workloads.iter().any(|(spec, _)| spec.name == *name)
+            };
+            let moved = *path == origin.path || !files.get(path).is_some_and(says);
             refused.contains_key(name) || moved && !desired.wanted.contains_key(name)
         };
         let known = owners.iter().filter(|(name, path)| replica::is_of(workload, name) && is_its(name, path));
@@ -50,11 +55,21 @@ mod tests {
 
     #[test]
     fn a_manifest_refused_for_a_circle_ends_no_replica_that_it_asks_no_more_for() {
-        let files = [("a.yaml", "command: a\nreplicas: 1\nafter: [b]"), ("b.yaml", "command: b\nafter: [a]")];
+        let files = [
+            ("a.yaml", "name: a\ncommand: a\nreplicas: 1\nafter: [b]\n---\nname: b.1\ncommand: x"),
+            ("b.yaml", "command: b\nafter: [a]"),
+        ];
         let said =
             check(&files, &[("a", "a.yaml"), ("a.1", "a.yaml"), ("b", "b.yaml"), ("b.1", "a.yaml"), ("ax", "a.yaml")]);
         let held: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("hold ")?.split(' ').next()).collect();
         assert_eq!(held, ["a", "a.1", "b"], "{said}");
+    }
+
+    #[test]
+    fn a_workload_that_moved_out_of_a_file_that_is_still_there_keeps_its_replicas() {
+        let files = [("all.yaml", "name: db\ncommand: d"), ("web.yaml", "name: web\ncommand: w\nafter: [web]")];
+        let said = check(&files, &[("db", "all.yaml"), ("web", "all.yaml"), ("web.1", "all.yaml")]);
+        assert!(said.contains("hold web ") && said.contains("hold web.1 "), "{said}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::fmt;
 
 /// Who has a workload, with all its replicas: half of them from one file and half from another are what nobody asked for.
 pub(super) struct Keeper {
-    path: String,
+    pub(super) path: String,
     /// Of the document in it; none where the file is broken and may still stand for it.
     line: Option<u64>,
 }
@@ -31,28 +31,35 @@ impl fmt::Display for Keeper {
     }
 }
 
-/// Who has each workload that is claimed: the file it is recorded from, or else the first in order.
+/// Who has each workload that is claimed: the file it is recorded from, or what that has been renamed to, or else the first in order.
 pub(super) fn keepers(
     claims: &Claims<'_>,
     files: &Files,
     settling: &BTreeSet<String>,
     owners: &BTreeMap<Name, String>,
 ) -> BTreeMap<Name, Keeper> {
-    let mut documents: BTreeMap<&Name, Vec<&Origin>> = BTreeMap::new();
+    let mut documents: BTreeMap<&Name, Vec<(&Spec, &Origin)>> = BTreeMap::new();
     for (spec, origin) in claims.values().flatten() {
-        documents.entry(spec.workload()).or_default().push(origin);
+        documents.entry(spec.workload()).or_default().push((spec, origin));
     }
-    let keeper = |(workload, mut origins): (&Name, Vec<&Origin>)| {
-        if origins.iter().any(|origin| !settling.contains(&origin.path)) {
-            origins.retain(|origin| !settling.contains(&origin.path));
+    let keeper = |(workload, mut documents): (&Name, Vec<(&Spec, &Origin)>)| {
+        // What the file says that has it and has just gone: the same under another path is a rename.
+        let gone = documents
+            .iter()
+            .find(|(spec, origin)| spec.name == *workload && owners.get(workload) == Some(&origin.path));
+        let gone = gone.map(|(spec, _)| *spec);
+        if documents.iter().any(|(_, origin)| !settling.contains(&origin.path)) {
+            documents.retain(|(_, origin)| !settling.contains(&origin.path));
         }
         let owner = owners.get(workload);
         let keeper = match owner.filter(|path| !settling.contains(*path) && still_claims(files.get(*path), workload)) {
             Some(path) => Keeper { path: path.clone(), line: None },
             None => {
-                let first =
-                    origins.iter().min_by_key(|origin| (Some(&origin.path) != owner, &origin.path, origin.line));
-                first.map(|origin| Keeper { path: origin.path.clone(), line: Some(origin.line) })?
+                let rank = |(spec, origin): &(&Spec, &Origin)| {
+                    (Some(&origin.path) != owner, Some(*spec) != gone, origin.path.clone(), origin.line)
+                };
+                let (_, first) = documents.into_iter().min_by_key(rank)?;
+                Keeper { path: first.path.clone(), line: Some(first.line) }
             }
         };
         Some((workload.clone(), keeper))
