@@ -175,16 +175,24 @@ impl Controller {
             _ => true,
         };
         if !self.state.observed.iter().all(gone) {
+            // One that was being started may appear late, and is owed as long as the others.
+            self.down_since = None;
             return false;
         }
         let is_left = |(_, seen): &(&Name, &Observed)| seen.group.is_some();
         let left: Vec<&Name> = self.state.observed.iter().filter(is_left).map(|(name, _)| name).collect();
         let since = *self.down_since.get_or_insert(time.steady);
-        let busy = &self.state.in_flight;
-        if time.steady.since(since) > SHUTDOWN_MAX && !(left.is_empty() && busy.is_empty()) {
-            tracing::warn!(?left, ?busy, "cgroups or steps are left that do not end; the next controller finds them");
+        let (busy, fenced) = (&self.state.in_flight, self.is_fenced());
+        let is_done = left.is_empty() && busy.is_empty() && fenced;
+        if !is_done && time.steady.since(since) > SHUTDOWN_MAX {
+            tracing::warn!(
+                ?left,
+                ?busy,
+                fenced,
+                "cgroups, steps or the host's own CPUs are left as they are; the next controller finds them"
+            );
             return true;
         }
-        left.is_empty() && busy.is_empty() && self.is_fenced()
+        is_done
     }
 }
