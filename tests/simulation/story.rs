@@ -47,7 +47,7 @@ impl Sim {
         world.violation.clone().map_or(Ok(std::mem::take(&mut world.census)), Err)
     }
 
-    fn calm_down(&self) {
+    pub fn calm_down(&self) {
         let mut world = self.world();
         world.say(|| "--- from here on nothing goes wrong any more".to_owned());
         world.stormy = false;
