@@ -20,6 +20,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Where CPUs are set aside for partitions further down, from Linux 6.7 on.
 const EXCLUSIVE: &str = "cpuset.cpus.exclusive";
+const CPUS: &str = "cpuset.cpus";
+const EFFECTIVE: &str = "cpuset.cpus.effective";
 
 /// The partitions below one group.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct Partitions {
     parent: PathBuf,
     /// The groups from the top of the tree down to the parent.
     way: Vec<PathBuf>,
+    /// The CPUs that are switched on.
+    online: PathBuf,
     /// Wishes that the kernel did not even take, so that it does not show them. A controller that starts tries once more.
     refusals: Mutex<BTreeMap<Name, String>>,
 }
@@ -36,7 +40,8 @@ impl Partitions {
     pub fn below(parent: &Path, depth: usize) -> Partitions {
         let mut way: Vec<PathBuf> = parent.ancestors().take(depth).map(Path::to_owned).collect();
         way.reverse();
-        Partitions { parent: parent.to_owned(), way, refusals: Mutex::default() }
+        let online = PathBuf::from("/sys/devices/system/cpu/online");
+        Partitions { parent: parent.to_owned(), way, online, refusals: Mutex::default() }
     }
 
     /// Asks for a workload's CPUs, or gives them back. Only the latter can fail.
@@ -56,8 +61,30 @@ impl Partitions {
         Ok(())
     }
 
-    /// What the file holds, in the kernel's notation; a wish that it did not take as one that it does not grant.
-    pub fn answer(&self, name: &Name, held: String) -> String {
+    /// Gives a workload other CPUs. What is set aside for it goes along: the kernel has a partition keep what it had (`cpuset.cpus.exclusive`
+    /// comes before `cpuset.cpus`).
+    pub fn give(&self, name: &Name, group: impl AsFd, cpus: &str) -> io::Result<()> {
+        let is_wished = || read_at(&group, PARTITION).is_ok_and(|held| held.starts_with("root"));
+        if set_aside_for(&group).is_empty() || !is_wished() && !self.is_refused(name) {
+            return write_at(&group, CPUS, cpus);
+        }
+        self.release(&group);
+        let written = write_at(&group, CPUS, cpus);
+        // Where the kernel did not take it, what it had.
+        self.ask(name, &group, "root").and(written)
+    }
+
+    /// What the file holds, in the kernel's notation; a wish that it did not take as one that it does not grant, and so one that it grants for
+    /// fewer CPUs than the group has.
+    pub fn answer(&self, name: &Name, group: impl AsFd, held: String) -> String {
+        if is_granted(&held) {
+            let read = |file| read_at(&group, file).ok()?.parse::<CpuSet>().ok();
+            let (Some(cpus), Some(effective)) = (read(CPUS), read(EFFECTIVE)) else { return held };
+            // One that is switched off is nobody's.
+            let online = fs::read_to_string(&self.online).ok().and_then(|text| text.parse().ok());
+            let lacks = cpus.intersection(&online.unwrap_or_else(|| cpus.clone())).difference(&effective);
+            return if lacks.is_empty() { held } else { format!("root invalid ({EFFECTIVE} is {effective})") };
+        }
         let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         match refusals.get(name) {
             Some(why) if held == "member" => format!("root invalid ({why})"),
@@ -91,7 +118,7 @@ impl Partitions {
             return CpuSet::new();
         }
         let has = |group: &PathBuf| read(group, PARTITION).is_some_and(|held| is_granted(&held));
-        let sets = self.groups().into_iter().filter(has).filter_map(|group| list(&group, "cpuset.cpus.effective"));
+        let sets = self.groups().into_iter().filter(has).filter_map(|group| list(&group, EFFECTIVE));
         sets.fold(CpuSet::new(), |all, cpus| all.union(&cpus))
     }
 
@@ -106,6 +133,10 @@ impl Partitions {
         names.into_iter().map(|name| self.parent.join(format!("{name}{SUFFIX}"))).collect()
     }
 
+    fn is_refused(&self, name: &Name) -> bool {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
     fn forget(&self, name: &Name) {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
@@ -115,7 +146,7 @@ impl Partitions {
         if !self.parent.join(EXCLUSIVE).exists() {
             return Ok(());
         }
-        let cpus: CpuSet = read_at(&group, "cpuset.cpus")?.parse().map_err(io::Error::other)?;
+        let cpus: CpuSet = read_at(&group, CPUS)?.parse().map_err(io::Error::other)?;
         for above in &self.way {
             let held = list(above, EXCLUSIVE).unwrap_or_default();
             if !cpus.is_subset(&held) {
@@ -127,7 +158,7 @@ impl Partitions {
 
     /// What was set aside for the group is anybody's again. One that is left set aside takes nothing from anybody, so this may fail.
     fn release(&self, group: impl AsFd) {
-        let cpus = read_at(&group, EXCLUSIVE).ok().and_then(|text| text.parse::<CpuSet>().ok()).unwrap_or_default();
+        let cpus = set_aside_for(&group);
         if cpus.is_empty() {
             return;
         }
@@ -138,6 +169,10 @@ impl Partitions {
             let _ = File::open(above).and_then(|above| write_at(above, EXCLUSIVE, &format!("{rest}\n")));
         }
     }
+}
+
+fn set_aside_for(group: impl AsFd) -> CpuSet {
+    read_at(group, EXCLUSIVE).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 fn is_granted(held: &str) -> bool {
@@ -165,6 +200,7 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         let partitions = Partitions::below(&root.path().join("a/b"), 2);
+        let partitions = Partitions { online: root.path().join("online"), ..partitions };
         (root, partitions)
     }
 
@@ -186,12 +222,39 @@ mod tests {
         let (name, group): (Name, _) = ("x".parse().unwrap(), File::open(root.path().join("a/b/x.workload")).unwrap());
         partitions.ask(&name, &group, "root").unwrap();
         assert_eq!(all(&root, &files), ["1,4-5", "4-5", "4-5"]);
-        // A file of a disk keeps what a shorter text does not reach.
-        fs::write(root.path().join("a/b/x.workload/cpuset.cpus.partition"), "root\n").unwrap();
         assert_eq!(partitions.granted().to_string(), "4-5");
         partitions.leave(&name, &group);
-        let left = all(&root, &files).map(|text| text.lines().next().unwrap_or_default().to_owned());
-        assert_eq!(left, ["1", "", ""]);
+        assert_eq!(all(&root, &files), ["1", "", ""]);
+    }
+
+    #[test]
+    fn what_is_set_aside_goes_along_with_a_workload_that_is_given_other_cpus() {
+        let files = ["a/cpuset.cpus.exclusive", "a/b/cpuset.cpus.exclusive", "a/b/x.workload/cpuset.cpus.exclusive"];
+        let own = ["a/b/x.workload/cpuset.cpus", "a/b/x.workload/cpuset.cpus.partition", "online"];
+        let (root, partitions) = tree(&[
+            (files[0], "1"),
+            (files[1], ""),
+            (files[2], ""),
+            (own[0], "4-5"),
+            (own[1], "member"),
+            (own[2], "0-6"),
+            ("a/b/x.workload/cpuset.cpus.effective", "4-5"),
+        ]);
+        let (name, group): (Name, _) = ("x".parse().unwrap(), File::open(root.path().join("a/b/x.workload")).unwrap());
+        // As long as nothing is asked for, only the file itself.
+        partitions.give(&name, &group, "3-4").unwrap();
+        assert_eq!(all(&root, &files), ["1", "", ""]);
+        partitions.ask(&name, &group, "root").unwrap();
+        for (cpus, on_the_way) in [("3-6", ["1,3-6", "3-6", "3-6"]), ("6-7", ["1,6-7", "6-7", "6-7"])] {
+            partitions.give(&name, &group, cpus).unwrap();
+            assert_eq!(all(&root, &files), on_the_way);
+            assert_eq!(all(&root, &own), [cpus, "root", "0-6"]);
+        }
+        let answer = || partitions.answer(&name, &group, "root".to_owned());
+        assert_eq!(answer(), "root invalid (cpuset.cpus.effective is 4-5)");
+        // Nobody misses one that is switched off.
+        fs::write(root.path().join("a/b/x.workload/cpuset.cpus.effective"), "6").unwrap();
+        assert_eq!(answer(), "root");
     }
 
     #[test]
@@ -199,11 +262,11 @@ mod tests {
         let (root, partitions) = tree(&[("a/b/x.workload/cpuset.cpus", "4-5")]);
         let (name, group): (Name, _) = ("x".parse().unwrap(), File::open(root.path().join("a/b/x.workload")).unwrap());
         partitions.ask(&name, &group, "root").unwrap();
-        let held = partitions.answer(&name, "member".to_owned());
+        let held = partitions.answer(&name, &group, "member".to_owned());
         assert_eq!(held, "root invalid (No such file or directory (os error 2))");
-        assert_eq!(partitions.answer(&name, "root".to_owned()), "root");
+        assert_eq!(partitions.answer(&name, &group, "root".to_owned()), "root");
         assert_eq!(partitions.granted(), CpuSet::new());
         partitions.leave(&name, &group);
-        assert_eq!(partitions.answer(&name, "member".to_owned()), "member");
+        assert_eq!(partitions.answer(&name, &group, "member".to_owned()), "member");
     }
 }

@@ -80,9 +80,9 @@ pub fn read_at(group: impl AsFd, file: &str) -> io::Result<String> {
     Ok(text)
 }
 
-/// Writes a control file with one write(2), as the kernel wants it.
+/// Writes a control file with one write(2), as the kernel wants it; it does not mind the truncation, and a file of a disk holds what was written.
 pub fn write_at(group: impl AsFd, file: &str, value: &str) -> io::Result<()> {
-    let opened = openat(group, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let opened = openat(group, file, OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC, Mode::empty())?;
     File::from(opened).write_all(value.as_bytes())
 }
 
@@ -111,11 +111,12 @@ impl Backend for Unified {
         if write.file == PARTITION {
             return self.partitions.ask(name, group, &write.value).map_err(failed);
         }
-        write_at(group, &write.file, &write.value).map_err(failed)?;
         if write.file == "cpuset.cpus" {
+            self.partitions.give(name, group, &write.value).map_err(failed)?;
             self.partitions.ask_again();
+            return Ok(());
         }
-        Ok(())
+        write_at(group, &write.file, &write.value).map_err(failed)
     }
 
     fn make_room(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
@@ -141,7 +142,7 @@ impl Backend for Unified {
         let mut settings = Settings::default();
         for file in self.support.files.iter().filter(|file| !file.contains(".events")) {
             match read_at(&group, file) {
-                Ok(text) if file == PARTITION => settings.set(file, self.partitions.answer(name, text)),
+                Ok(text) if file == PARTITION => settings.set(file, self.partitions.answer(name, &group, text)),
                 Ok(text) => settings.set(file, text),
                 // Somebody has taken the controller away from the parent: the planner sees the file as not held.
                 Err(source) if source.kind() == io::ErrorKind::NotFound => {}
