@@ -11,6 +11,7 @@ use super::{SUFFIX, list_directories};
 use crate::model::cgroup::PARTITION;
 use crate::model::cpuset::CpuSet;
 use crate::model::name::Name;
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -20,6 +21,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// Where CPUs are set aside for partitions further down, from Linux 6.7 on.
 const EXCLUSIVE: &str = "cpuset.cpus.exclusive";
+/// The attribute that says which of these are ours; the kernel keeps `user.` ones on groups from 5.7 on, and none of more than a page.
+const NOTE: &str = "user.containerctl.exclusive";
+const NOTE_BYTES_MAX: usize = 4096;
 const CPUS: &str = "cpuset.cpus";
 const EFFECTIVE: &str = "cpuset.cpus.effective";
 
@@ -147,10 +151,14 @@ impl Partitions {
             return Ok(());
         }
         let cpus: CpuSet = read_at(&group, CPUS)?.parse().map_err(io::Error::other)?;
-        for above in &self.way {
+        for above in self.way.iter().filter(|above| !is_partition(above)) {
             let held = list(above, EXCLUSIVE).unwrap_or_default();
-            if !cpus.is_subset(&held) {
-                write_at(File::open(above)?, EXCLUSIVE, &held.union(&cpus).to_string())?;
+            let added = cpus.difference(&held);
+            if !added.is_empty() {
+                let above = File::open(above)?;
+                // First, so that a crash leaves nobody with what is ours.
+                note(&above, &noted(&above).union(&added));
+                write_at(&above, EXCLUSIVE, &held.union(&cpus).to_string())?;
             }
         }
         write_at(&group, EXCLUSIVE, &cpus.to_string())
@@ -164,10 +172,39 @@ impl Partitions {
         }
         let _ = write_at(&group, PARTITION, "member");
         let _ = write_at(&group, EXCLUSIVE, "\n");
-        for above in self.way.iter().rev() {
-            let rest = list(above, EXCLUSIVE).unwrap_or_default().difference(&cpus);
-            let _ = File::open(above).and_then(|above| write_at(above, EXCLUSIVE, &format!("{rest}\n")));
+        for path in self.way.iter().rev().filter(|path| !is_partition(path)) {
+            let Ok(above) = File::open(path) else { continue };
+            let (held, noted) = (set_aside_for(&above), noted(&above));
+            // An administrator's stay: somebody else may need them.
+            let ours = held.intersection(&cpus).intersection(&noted);
+            if !ours.is_empty() && write_at(&above, EXCLUSIVE, &format!("{}\n", held.difference(&ours))).is_ok() {
+                note(&above, &noted.difference(&ours));
+            }
         }
+    }
+}
+
+/// One that is a partition itself has its CPUs for those below already, or its administrator keeps it smaller.
+fn is_partition(group: &Path) -> bool {
+    read(group, PARTITION).is_some_and(|held| is_granted(&held))
+}
+
+/// What we have set aside in a group, as it is noted on the group itself: there it outlives us and not the group.
+fn noted(group: &File) -> CpuSet {
+    let mut text = vec![0; NOTE_BYTES_MAX];
+    let length = fgetxattr(group, NOTE, text.as_mut_slice()).unwrap_or(0);
+    std::str::from_utf8(&text[..length]).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// Where it cannot be noted it stays set aside.
+fn note(group: &File, cpus: &CpuSet) {
+    let noted = if cpus.is_empty() {
+        fremovexattr(group, NOTE)
+    } else {
+        fsetxattr(group, NOTE, cpus.to_string().as_bytes(), XattrFlags::empty())
+    };
+    if let Err(error) = noted {
+        tracing::debug!(error = %error, "cannot note what was set aside for partitions; it stays set aside");
     }
 }
 
@@ -225,6 +262,33 @@ mod tests {
         assert_eq!(partitions.granted().to_string(), "4-5");
         partitions.leave(&name, &group);
         assert_eq!(all(&root, &files), ["1", "", ""]);
+    }
+
+    #[test]
+    fn what_an_administrator_has_set_aside_stays_so() {
+        let files = ["a/cpuset.cpus.exclusive", "a/b/cpuset.cpus.exclusive", "a/b/x.workload/cpuset.cpus.exclusive"];
+        let (root, partitions) = tree(&[
+            (files[0], "4"),
+            (files[1], "0-7"),
+            (files[2], ""),
+            ("a/b/x.workload/cpuset.cpus", "4-5"),
+            ("a/b/x.workload/cpuset.cpus.partition", "member"),
+        ]);
+        let (name, group): (Name, _) = ("x".parse().unwrap(), File::open(root.path().join("a/b/x.workload")).unwrap());
+        partitions.ask(&name, &group, "root").unwrap();
+        assert_eq!(all(&root, &files), ["4-5", "0-7", "4-5"]);
+        // Another controller knows whose is whose.
+        let partitions = Partitions::below(&root.path().join("a/b"), 2);
+        partitions.leave(&name, &group);
+        assert_eq!(all(&root, &files), ["4", "0-7", ""]);
+        // A partition of somebody's would be made smaller by either.
+        fs::write(root.path().join("a/cpuset.cpus.partition"), "root\n").unwrap();
+        fs::write(root.path().join(files[0]), "").unwrap();
+        partitions.ask(&name, &group, "root").unwrap();
+        assert_eq!(all(&root, &files), ["", "0-7", "4-5"]);
+        fs::write(root.path().join(files[0]), "0-7").unwrap();
+        partitions.leave(&name, &group);
+        assert_eq!(all(&root, &files), ["0-7", "0-7", ""]);
     }
 
     #[test]
