@@ -309,6 +309,7 @@ impl Controller {
             Input::Done(done) => self.finish(*done),
             Input::Command(command) => self.obey(command),
             Input::Machine => {
+                self.host.expect_change();
                 self.sweep_anew();
                 self.state.fencing.look_again();
             }

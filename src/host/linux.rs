@@ -240,6 +240,10 @@ impl Host for Linux {
         Instant::now()
     }
 
+    fn expect_change(&self) {
+        self.backend.expect_refill();
+    }
+
     fn survey(&self) -> Result<Machine, HostError> {
         if let Err(error) = self.backend.refill() {
             tracing::warn!(error = %chain(&error), "what has come back cannot be given to workloads; it is tried again with the next resync");

@@ -109,6 +109,9 @@ pub trait Host: Send + Sync {
     /// The clock that nobody sets, for timers.
     fn instant(&self) -> Instant;
 
+    /// A CPU, a node or memory came or went, as the kernel tells.
+    fn expect_change(&self) {}
+
     /// The machine's facts as they are now.
     fn survey(&self) -> Result<Machine, HostError>;
 

@@ -391,6 +391,12 @@ impl Backend for Legacy {
         format!("/{}/{}", self.parent.trim_matches('/'), directory_name(name))
     }
 
+    fn expect_refill(&self) {
+        if let Some(refill) = &self.refill {
+            refill.expect();
+        }
+    }
+
     fn refill(&self) -> Result<(), CgroupError> {
         self.refill.as_ref().map_or(Ok(()), Refill::look)
     }

@@ -130,6 +130,9 @@ pub trait Backend: Send + Sync {
     /// The group's path below the hierarchies' roots, for people.
     fn path(&self, name: &Name) -> String;
 
+    /// The kernel told of a CPU or a node that came or went.
+    fn expect_refill(&self) {}
+
     /// Gives the parent back what the kernel has taken from it with a CPU or a node that is there again.
     fn refill(&self) -> Result<(), CgroupError> {
         Ok(())

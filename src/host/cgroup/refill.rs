@@ -2,16 +2,16 @@
 //!
 //! Problem: where a CPU or a node goes, v1 takes it out of `cpuset.cpus` and `cpuset.mems` of every group, and gives it back to the root alone
 //! (cgroup-v1/cpusets.rst, 1.2; v2 keeps what was asked for). No workload could have it again until a reboot.
-//! Approach: a group that had all that the one above it has follows that one. Of a group that somebody keeps smaller only what is known
-//! to have gone is given back.
-//! Guarantees: never more than the group above has; nothing is written where nothing is missing. Whoever makes a group smaller that follows sees
-//! it widened again: that is what --reserved-cpus is for.
+//! Approach: a group that had all that the one above it has is given what comes back, and nothing else. One that lost what the one above it kept
+//! is kept smaller by somebody, and left alone until somebody widens it again.
+//! Guarantees: only CPUs and nodes that were seen to come, or to be lost in a look that the kernel called for; never more than the group above has.
 
 use super::CgroupError;
 use crate::model::cpuset::CpuSet;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
@@ -21,16 +21,21 @@ const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 pub struct Refill {
     way: Vec<PathBuf>,
     known: Mutex<BTreeMap<PathBuf, Known>>,
+    /// Whether the kernel told of something that came or went since the last look.
+    is_told: AtomicBool,
 }
 
 /// What is known of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Known {
+    above: CpuSet,
     held: CpuSet,
-    /// Whether it has whatever the one above has.
+    /// Whether it had whatever the one above had.
     follows: bool,
-    /// What it had, and lost together with the one above.
-    gone: CpuSet,
+    /// What has gone, or come, and is not in it yet.
+    owed: CpuSet,
+    /// What the kernel did not take, so that it is told once.
+    refused: CpuSet,
 }
 
 impl Refill {
@@ -38,49 +43,78 @@ impl Refill {
     pub fn of(parent: &Path, depth: usize) -> Refill {
         let mut way: Vec<PathBuf> = parent.ancestors().take(depth + 1).map(Path::to_owned).collect();
         way.reverse();
-        Refill { way, known: Mutex::default() }
+        Refill { way, known: Mutex::default(), is_told: AtomicBool::new(false) }
     }
 
-    /// Looks, and gives back what is missing.
+    /// The kernel told of a CPU or a node: what is missing in the next look may be gone and back already.
+    pub fn expect(&self) {
+        self.is_told.store(true, Ordering::Relaxed);
+    }
+
+    /// Looks, and gives back what is missing. The first error that is new is told, after all groups were looked at.
     pub fn look(&self) -> Result<(), CgroupError> {
+        let is_told = self.is_told.swap(false, Ordering::Relaxed);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for (above, group) in self.way.iter().zip(self.way.iter().skip(1)) {
-            for file in FILES {
+        let mut result = Ok(());
+        for file in FILES {
+            let Some((root, all)) =
+                self.way.first().map(|root| root.join(file)).and_then(|path| Some((path.clone(), list(&path)?)))
+            else {
+                continue;
+            };
+            let came = known.get(&root).map_or_else(CpuSet::new, |before| all.difference(&before.held));
+            known.insert(root, Known { held: all, ..Known::default() });
+            for (above, group) in self.way.iter().zip(self.way.iter().skip(1)) {
                 let path = group.join(file);
-                let (Some(above), Some(held)) = (list(&above.join(file)), list(&path)) else { continue };
+                // In this order: what goes in between is still in the group, not taken from it.
+                let (Some(held), Some(above)) = (list(&path), list(&above.join(file))) else { continue };
                 let before = known.get(&path);
-                let now = next(before, &above, held.clone());
-                if before.is_none() && !now.follows {
+                let mut now = next(before, &above, &held, &came, is_told);
+                if before.is_none_or(|before| before.follows) && !now.follows {
                     tracing::warn!(path = %path.display(), cpus = %held, of = %above, "somebody keeps this group smaller than the one above it; it stays so");
                 }
-                if now.held != held {
-                    let value = now.held.to_string();
-                    tracing::info!(path = %path.display(), was = %held, is = %value, "what has come back is given back to this group");
-                    fs::write(&path, &value).map_err(|source| CgroupError::Write {
-                        path: path.clone(),
-                        value,
-                        source,
-                    })?;
+                let back = now.owed.intersection(&above);
+                if !back.is_empty() {
+                    let value = held.union(&back).to_string();
+                    match fs::write(&path, &value) {
+                        Ok(()) => {
+                            tracing::info!(path = %path.display(), was = %held, is = %value, "what has come back is given back to this group");
+                            now = Known {
+                                held: held.union(&back),
+                                owed: now.owed.difference(&back),
+                                refused: CpuSet::new(),
+                                ..now
+                            };
+                        }
+                        Err(source) => {
+                            let is_new = now.refused != back;
+                            now.refused = back;
+                            if is_new && result.is_ok() {
+                                result = Err(CgroupError::Write { path: path.clone(), value, source });
+                            }
+                        }
+                    }
                 }
                 known.insert(path, now);
             }
         }
-        Ok(())
+        result
     }
 }
 
-/// What a group is to hold that holds `held` below one that has `above`.
-fn next(before: Option<&Known>, above: &CpuSet, held: CpuSet) -> Known {
-    let Some(Known { held: had, follows, gone }) = before else {
-        return Known { follows: above.is_subset(&held), gone: CpuSet::new(), held };
-    };
-    if *follows {
-        return Known { held: held.union(above), follows: true, gone: CpuSet::new() };
+/// What is to be known of a group that holds `held` below one that has `above`, and what it is owed, where `came` is what came since the last look.
+fn next(before: Option<&Known>, above: &CpuSet, held: &CpuSet, came: &CpuSet, is_told: bool) -> Known {
+    let now = Known { above: above.clone(), held: held.clone(), ..Known::default() };
+    let Some(before) = before else { return Known { follows: above.is_subset(held), ..now } };
+    let lost = before.held.difference(held);
+    let stayed_above = above.intersection(&before.above).difference(came);
+    let is_taken = !is_told && !lost.is_disjoint(&stayed_above);
+    let is_widened = !held.is_subset(&before.held) && above.is_subset(held);
+    if !is_widened && (is_taken || !before.follows) {
+        return now;
     }
-    // What it lost that the one above still has, somebody took.
-    let gone = gone.union(&had.difference(&held).difference(above));
-    let back = gone.intersection(above);
-    Known { held: held.union(&back), follows: false, gone: gone.difference(&back) }
+    let owed = before.owed.union(&lost).union(came).difference(held);
+    Known { follows: true, owed, refused: before.refused.clone(), ..now }
 }
 
 fn list(path: &Path) -> Option<CpuSet> {
@@ -126,8 +160,9 @@ mod tests {
         tree.set("0-7", "0-4,6-7", "0-4,6-7");
         refill.look().unwrap();
         assert_eq!(tree.held(), "0-7 0-7");
-        // Gone and back before anybody looked.
+        // Gone and back before anybody looked, as the kernel tells.
         tree.set("0-7", "0-6", "0-6");
+        refill.expect();
         refill.look().unwrap();
         assert_eq!(tree.held(), "0-7 0-7");
     }
@@ -142,18 +177,51 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_somebody_keeps_smaller_gets_back_only_what_it_had() {
+    fn a_group_that_somebody_keeps_smaller_is_left_alone() {
         let (tree, refill) = Tree::new("0-7", "4-7", "4-7");
         refill.look().unwrap();
-        assert_eq!(tree.held(), "4-7 4-7");
         tree.set("0-4,6-7", "4,6-7", "4,6-7");
         refill.look().unwrap();
         tree.set("0-7", "4,6-7", "4,6-7");
         refill.look().unwrap();
-        assert_eq!(tree.held(), "4-7 4-7");
-        // Somebody takes one that is there.
-        tree.set("0-7", "4-6", "4-6");
+        assert_eq!(tree.held(), "4,6-7 4,6-7");
+        // Whoever makes one smaller while we run has done the same, and it stays so whatever comes and goes.
+        tree.set("0-7", "0-7", "0-7");
         refill.look().unwrap();
-        assert_eq!(tree.held(), "4-6 4-6");
+        tree.set("0-7", "0-7", "0-3");
+        refill.look().unwrap();
+        tree.set("0-6", "0-6", "0-3");
+        refill.look().unwrap();
+        tree.set("0-7", "0-6", "0-3");
+        refill.expect();
+        refill.look().unwrap();
+        assert_eq!(tree.held(), "0-7 0-3");
+        // One above that somebody widens has nothing to do with CPUs that come.
+        let (tree, refill) = Tree::new("0-7", "4-7", "4-7");
+        refill.look().unwrap();
+        tree.set("0-7", "0-7", "4-7");
+        refill.look().unwrap();
+        assert_eq!(tree.held(), "0-7 4-7");
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_tried_again_and_keeps_nobody_else_without() {
+        let (tree, refill) = Tree::new("0-6", "0-6", "0-6");
+        refill.look().unwrap();
+        for (file, text) in [("cpuset.cpus", "0-7"), ("cpuset.mems", "0-1")] {
+            fs::write(tree.0.path().join(file), text).unwrap();
+        }
+        // Read like a file, and refuses to be written, by root too.
+        let link = tree.0.path().join("a/cpuset.cpus");
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("/sys/devices/system/cpu/kernel_max", &link).unwrap();
+        refill.expect();
+        assert!(refill.look().unwrap_err().to_string().contains("a/cpuset.cpus"));
+        assert_eq!(fs::read_to_string(tree.0.path().join("a/b/cpuset.mems")).unwrap(), "0-1");
+        refill.look().unwrap();
+        fs::remove_file(&link).unwrap();
+        fs::write(&link, "0-6").unwrap();
+        refill.look().unwrap();
+        assert_eq!(tree.held(), "0-7 0-7");
     }
 }
