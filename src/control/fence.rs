@@ -102,7 +102,7 @@ pub fn fence(levers: &Levers, fenced: &CpuSet, refused: BTreeMap<String, Refused
     if fenced.is_empty() && stood.levers.is_empty() {
         return Ok(Fence::default());
     }
-    let seen = levers.look();
+    let seen = levers.look(&stood)?;
     let Steps { stood: during, pulls } = fence::steps(&seen, &stood, fenced, &refused);
     if during != stood {
         levers.remember(&during)?;
@@ -117,12 +117,13 @@ pub fn fence(levers: &Levers, fenced: &CpuSet, refused: BTreeMap<String, Refused
     if after != during {
         levers.remember(&after)?;
     }
-    Ok(fence::fence(&levers.look(), fenced, refused))
+    Ok(fence::fence(&levers.look(&after)?, fenced, refused))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::fence::Stood;
     use std::fs;
     use std::path::Path;
 
@@ -207,6 +208,40 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_for_once_is_not_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let levers = host(root.path());
+        let before = held(root.path());
+        ask(&levers, "4-5");
+        let (slice, aside) = (root.path().join("tree/system.slice/cpuset.cpus"), root.path().join("aside"));
+        let stamp = || fs::read_to_string(&levers.stamp).unwrap();
+        let stood = stamp();
+        // A folder is read as no file can be: EISDIR, for one that is there all the same.
+        fs::rename(&slice, &aside).unwrap();
+        fs::create_dir(&slice).unwrap();
+        let fence = ask(&levers, "4-5");
+        assert!(fence.left[0].contains("whose cpuset cannot be read"), "{:?}", fence.left);
+        assert_eq!(stamp(), stood);
+        fs::remove_dir(&slice).unwrap();
+        fs::rename(&aside, &slice).unwrap();
+        // A folder that cannot be listed: nothing is known of any.
+        let (irq, aside) = (root.path().join("proc/irq"), root.path().join("irqs"));
+        fs::rename(&irq, &aside).unwrap();
+        fs::write(&irq, "").unwrap();
+        super::fence(&levers, &CpuSet::new(), BTreeMap::new()).unwrap_err();
+        assert_eq!(stamp(), stood);
+        fs::remove_file(&irq).unwrap();
+        fs::rename(&aside, &irq).unwrap();
+        // One that is not beside the way any more is put back, whoever is fenced.
+        let elsewhere = Levers { own: "user.slice/workloads".to_owned(), ..levers.clone() };
+        ask(&elsewhere, "4-5");
+        assert!(held(root.path()).contains(" | 0-5 | 4-6 |"), "{}", held(root.path()));
+        ask(&levers, "");
+        fs::write(root.path().join("tree/ours/cpuset.cpus"), "").unwrap();
+        assert_eq!((held(root.path()), levers.stamp.exists()), (before, false));
+    }
+
+    #[test]
     fn where_nothing_can_be_remembered_nothing_is_moved() {
         let root = tempfile::tempdir().unwrap();
         let levers = Levers { stamp: root.path().join("gone/fence"), ..host(root.path()) };
@@ -221,7 +256,7 @@ mod tests {
         let levers = host(root.path());
         // The kernel's answer cannot be had from a file; a folder is one that cannot be written.
         let interrupt = root.path().join("proc/irq/24/smp_affinity_list");
-        let look = levers.look();
+        let look = levers.look(&Stood::default()).unwrap();
         fs::remove_file(&interrupt).unwrap();
         fs::create_dir(&interrupt).unwrap();
         assert_eq!(look.levers.len(), 5);

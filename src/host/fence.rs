@@ -42,6 +42,10 @@ pub enum FenceError {
         "cannot read {path}, which says what stood in the host's cpusets\n  help: if it is damaged, see the cpuset.cpus of the host's groups by hand, and delete it"
     )]
     Stamp { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot read {path}, to see what bounds the host\n  help: nothing is moved meanwhile; it is tried again with the next resync"
+    )]
+    Look { path: PathBuf, source: io::Error },
 }
 
 impl Levers {
@@ -79,49 +83,54 @@ impl Levers {
         write().map_err(failed)
     }
 
-    /// The host's levers as they are.
-    pub fn look(&self) -> Surroundings {
-        let mut seen = Surroundings {
-            online: read(&self.cpus.join("online")).and_then(|text| text.parse().ok()).unwrap_or_default(),
-            ..Surroundings::default()
-        };
+    /// The host's levers as they are, and those that were moved wherever they are now. An error is one that leaves it open which there are.
+    pub fn look(&self, stood: &Stood) -> Result<Surroundings, FenceError> {
+        let online = self.cpus.join("online");
+        let list = |text: String| text.parse().map_err(io::Error::other);
+        let cpus = read(&online).and_then(list).map_err(|source| FenceError::Look { path: online, source })?;
+        let mut seen = Surroundings { online: cpus, ..Surroundings::default() };
         match &self.tree {
-            Some(tree) => self.look_at_groups(tree, &mut seen),
+            Some(tree) => self.look_at_groups(tree, &mut seen)?,
             None => seen.beyond.push("its processes: legacy cgroups are not touched".to_owned()),
         }
         let irq = self.proc.join("irq");
-        let interrupts = subfolders(&irq).into_iter().map(|folder| folder.join("smp_affinity_list"));
+        let interrupts = subfolders(&irq)?.into_iter().map(|folder| folder.join("smp_affinity_list"));
         for path in interrupts.chain([irq.join("default_smp_affinity")]) {
-            if let Some(text) = read(&path).filter(|_| seen.levers.len() < LEVERS_MAX) {
-                seen.levers.insert(path.display().to_string(), text);
+            take(&mut seen, &path);
+        }
+        for lever in stood.levers.keys() {
+            if seen.levers.contains_key(lever) || seen.unread.contains(lever) {
+                continue;
+            }
+            match read(Path::new(lever)) {
+                Ok(text) => drop(seen.strays.insert(lever.clone(), text)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => drop(seen.unread.insert(lever.clone())),
             }
         }
-        seen
+        Ok(seen)
     }
 
     /// At each level down to our own group, the groups beside the way: whatever is below them is bounded by them.
-    fn look_at_groups(&self, tree: &Path, seen: &mut Surroundings) {
+    fn look_at_groups(&self, tree: &Path, seen: &mut Surroundings) -> Result<(), FenceError> {
         let mut here = tree.to_owned();
         for part in self.own.split('/').filter(|part| !part.is_empty()) {
             let next = here.join(part);
-            for folder in subfolders(&here).into_iter().filter(|folder| *folder != next) {
-                let path = folder.join("cpuset.cpus");
-                match read(&path) {
-                    Some(text) if seen.levers.len() < LEVERS_MAX => {
-                        seen.levers.insert(path.display().to_string(), text);
-                    }
-                    _ => seen.beyond.push(format!("those below {}, which has no cpuset", folder.display())),
+            for folder in subfolders(&here)?.into_iter().filter(|folder| *folder != next) {
+                if let Some(why) = take(seen, &folder.join("cpuset.cpus")) {
+                    seen.beyond.push(format!("those below {}, {why}", folder.display()));
                 }
             }
             here = next;
         }
         let pids = read(&tree.join("cgroup.procs")).unwrap_or_default();
         // A thread of the kernel's has no command line; where it may run is the kernel's business.
-        let is_process = |pid: &&str| read(&self.proc.join(pid).join("cmdline")).is_some_and(|line| !line.is_empty());
+        let is_process = |pid: &&str| read(&self.proc.join(pid).join("cmdline")).is_ok_and(|line| !line.is_empty());
         // How many is not told: they come and go, and each time that would be news.
         if pids.lines().any(|pid| is_process(&pid)) {
             seen.beyond.push("processes of the root group, which has no cpuset".to_owned());
         }
+        Ok(())
     }
 
     /// Moves one lever, and reads it back.
@@ -133,7 +142,8 @@ impl Levers {
             Err(error) => return Err(error.to_string()),
             Ok(()) => {}
         }
-        let held = read(path).unwrap_or_default();
+        // Taken is taken: what it holds is seen with the next look.
+        let Ok(held) = read(path) else { return Ok(()) };
         let mask = CpuSet::from_mask(&held).filter(|_| is_mask(&pull.lever));
         let cpus = mask.or_else(|| held.parse().ok()).unwrap_or_default();
         // Whatever it holds now is as good as no bound.
@@ -155,15 +165,41 @@ impl Levers {
     }
 }
 
-/// In order, so that the same host is read alike each time.
-fn subfolders(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> =
-        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect();
-    found.sort();
-    found
+/// Takes one lever in as it is, or answers why not.
+fn take(seen: &mut Surroundings, path: &Path) -> Option<String> {
+    if seen.levers.len() >= LEVERS_MAX {
+        return Some(format!("as no more than {LEVERS_MAX} are looked after"));
+    }
+    let lever = path.display().to_string();
+    match read(path) {
+        Ok(text) => seen.levers.insert(lever, text).and(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some("which has no cpuset".to_owned()),
+        Err(error) => {
+            seen.unread.insert(lever);
+            Some(format!("whose cpuset cannot be read ({error})"))
+        }
+    }
 }
 
-fn read(path: &Path) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+/// In order, so that the same host is read alike each time; none of a folder that is not there.
+fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, FenceError> {
+    let failed = |source| FenceError::Look { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    Ok(fs::read_to_string(path)?.trim_end().to_owned())
 }

@@ -5,7 +5,7 @@
 
 use super::cpuset::CpuSet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The host's levers as they are now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub struct Surroundings {
     pub online: CpuSet,
     /// What each holds.
     pub levers: BTreeMap<String, String>,
+    /// What those hold that were moved and are not to be any more: they are put back.
+    pub strays: BTreeMap<String, String>,
+    /// Those that could not be read this time. They may be there.
+    pub unread: BTreeSet<String>,
     /// What there is no lever for, in sentences.
     pub beyond: Vec<String>,
 }

@@ -40,7 +40,12 @@ pub fn exclusive(input: &Input<'_>) -> CpuSet {
 /// The pulls that keep the host off `fenced`, and off nothing else.
 pub fn steps(seen: &Surroundings, stood: &Stood, fenced: &CpuSet, refused: &BTreeMap<String, Refused>) -> Steps {
     let mut steps = Steps { stood: Stood { boot_id: stood.boot_id.clone(), ..Stood::default() }, pulls: Vec::new() };
-    for (lever, held) in &seen.levers {
+    // What is not known to be gone is remembered on.
+    let unread = stood.levers.iter().filter(|(lever, _)| seen.unread.contains(*lever));
+    steps.stood.levers.extend(unread.map(|(lever, was)| (lever.clone(), was.clone())));
+    let nothing = CpuSet::new();
+    let levers = seen.levers.iter().map(|lever| (lever, fenced));
+    for ((lever, held), fenced) in levers.chain(seen.strays.iter().map(|lever| (lever, &nothing))) {
         let now = parse(lever, held);
         // What somebody else has made of it since is what stands from now on.
         let known = stood.levers.get(lever).filter(|was| was.given.contains(&now));

@@ -16,7 +16,7 @@ struct Levers {
 impl Levers {
     fn new(levers: &[(&str, &str)]) -> Levers {
         let levers = levers.iter().map(|(lever, held)| ((*lever).to_owned(), (*held).to_owned())).collect();
-        let seen = Surroundings { online: "0-7".parse().unwrap(), levers, beyond: Vec::new() };
+        let seen = Surroundings { online: "0-7".parse().unwrap(), levers, ..Surroundings::default() };
         Levers { seen, stood: Stood::default(), refused: BTreeMap::new() }
     }
 
