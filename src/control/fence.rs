@@ -142,6 +142,7 @@ mod tests {
             ("proc/7/cmdline", "daemon\0"),
             ("proc/2/cmdline", ""),
             ("online", "0-7\n"),
+            ("possible", "0-7\n"),
         ] {
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -73,8 +73,9 @@ impl Levers {
         }
         let aside = self.stamp.with_extension("new");
         let write = || {
+            let text = serde_json::to_string(stood)?;
             let mut file = File::create(&aside)?;
-            file.write_all(serde_json::to_string(stood)?.as_bytes())?;
+            file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&aside, &self.stamp)?;
             // The name too has to be on the disk.
@@ -85,10 +86,13 @@ impl Levers {
 
     /// The host's levers as they are, and those that were moved wherever they are now. An error is one that leaves it open which there are.
     pub fn look(&self, stood: &Stood) -> Result<Surroundings, FenceError> {
-        let online = self.cpus.join("online");
-        let list = |text: String| text.parse().map_err(io::Error::other);
-        let cpus = read(&online).and_then(list).map_err(|source| FenceError::Look { path: online, source })?;
-        let mut seen = Surroundings { online: cpus, ..Surroundings::default() };
+        let list = |file| {
+            let path = self.cpus.join(file);
+            let list = read(&path).and_then(|text| text.parse().map_err(io::Error::other));
+            list.map_err(|source| FenceError::Look { path, source })
+        };
+        let (online, possible) = (list("online")?, list("possible")?);
+        let mut seen = Surroundings { online, possible, ..Surroundings::default() };
         match &self.tree {
             Some(tree) => self.look_at_groups(tree, &mut seen)?,
             None => seen.beyond.push("its processes: legacy cgroups are not touched".to_owned()),

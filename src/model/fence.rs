@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Surroundings {
     pub online: CpuSet,
+    /// Those that this machine could ever have, switched off or not.
+    pub possible: CpuSet,
     /// What each holds.
     pub levers: BTreeMap<String, String>,
     /// What those hold that were moved and are not to be any more: they are put back.

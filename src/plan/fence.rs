@@ -75,12 +75,16 @@ pub fn steps(seen: &Surroundings, stood: &Stood, fenced: &CpuSet, refused: &BTre
     steps
 }
 
-/// What a lever that held `before` is to have without `fenced`; none where that changes nothing, or would leave it nothing.
+/// What a lever that held `before` is to have without `fenced`; none where that changes nothing, or would leave it no CPU that is switched on.
 fn rest(seen: &Surroundings, lever: &str, before: &str, fenced: &CpuSet) -> Option<CpuSet> {
-    // A group without a set of its own has what there is.
-    let all = Some(parse(lever, before)).filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| seen.online.clone());
-    let rest = all.difference(fenced);
-    (all != rest && !rest.is_empty()).then_some(rest)
+    // A group without a set of its own has what there is, and what there may be: one that is switched on later is the host's too.
+    let all = Some(parse(lever, before)).filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| seen.possible.clone());
+    let mut rest = all.difference(fenced);
+    // An interrupt has no CPUs that it counts on: one that could come on exclusive ones alone comes elsewhere.
+    if rest.is_disjoint(&seen.online) && is_interrupt(lever) && !all.is_disjoint(fenced) {
+        rest = seen.online.difference(fenced);
+    }
+    (all != rest && !rest.is_disjoint(&seen.online)).then_some(rest)
 }
 
 /// The refusals that are still about what is asked for.
@@ -133,9 +137,16 @@ pub fn fence(seen: &Surroundings, fenced: &CpuSet, refused: BTreeMap<String, Ref
             fence.left.push(format!("those below {lever} ({why})"));
         }
     }
-    for (lever, held) in seen.levers.iter().filter(|(lever, _)| !is_interrupt(lever)) {
-        let cpus = parse(lever, held);
-        if !cpus.is_empty() && cpus.is_subset(fenced) {
+    for (lever, held) in &seen.levers {
+        let cpus = parse(lever, held).intersection(&seen.online);
+        if cpus.is_empty() || !cpus.is_subset(fenced) {
+            continue;
+        }
+        if is_interrupt(lever) {
+            if !fence.refused.contains_key(lever) && !is_mask(lever) {
+                interrupts.entry("no other CPUs").or_default().push(lever.rsplit('/').nth(1).unwrap_or(lever));
+            }
+        } else {
             fence.left.push(format!("those below {lever}, which has no other CPUs"));
         }
     }

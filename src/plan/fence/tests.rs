@@ -16,7 +16,12 @@ struct Levers {
 impl Levers {
     fn new(levers: &[(&str, &str)]) -> Levers {
         let levers = levers.iter().map(|(lever, held)| ((*lever).to_owned(), (*held).to_owned())).collect();
-        let seen = Surroundings { online: "0-7".parse().unwrap(), levers, ..Surroundings::default() };
+        let seen = Surroundings {
+            online: "0-7".parse().unwrap(),
+            possible: "0-9".parse().unwrap(),
+            levers,
+            ..Surroundings::default()
+        };
         Levers { seen, stood: Stood::default(), refused: BTreeMap::new() }
     }
 
@@ -40,12 +45,12 @@ fn what_was_there_before_comes_back_word_for_word() {
     insta::assert_snapshot!(host.fence("4-5"), @r#"
     /proc/irq/24/smp_affinity_list = "6-7"
     /proc/irq/default_smp_affinity = "cf"
-    /sys/fs/cgroup/system.slice/cpuset.cpus = "0-3,6-7"
+    /sys/fs/cgroup/system.slice/cpuset.cpus = "0-3,6-9"
     "#);
     assert_eq!(host.fence("4-5"), "", "a host that is kept off is not written to");
     insta::assert_snapshot!(host.fence("2,4-5"), @r#"
     /proc/irq/default_smp_affinity = "cb"
-    /sys/fs/cgroup/system.slice/cpuset.cpus = "0-1,3,6-7"
+    /sys/fs/cgroup/system.slice/cpuset.cpus = "0-1,3,6-9"
     "#);
     insta::assert_snapshot!(host.fence(""), @r#"
     /proc/irq/24/smp_affinity_list = "4-7"
@@ -113,4 +118,45 @@ fn what_was_moved_before_a_refusal_is_still_put_back() {
     assert_eq!(host.fence("4-5"), "");
     host.refused.clear();
     assert_eq!(host.fence(""), format!("{SLICE} = \"\\n\"\n"));
+}
+
+#[test]
+fn an_interrupt_that_is_bound_to_exclusive_cpus_alone_is_moved_and_comes_back() {
+    let mut host = Levers::new(&[(IRQ, "4-5"), ("/proc/irq/25/smp_affinity_list", "4,9"), (SLICE, "4,8")]);
+    let before = host.seen.clone();
+    insta::assert_snapshot!(host.fence("4-5"), @r#"
+    /proc/irq/24/smp_affinity_list = "0-3,6-7"
+    /proc/irq/25/smp_affinity_list = "0-3,6-7"
+    "#);
+    assert_eq!(host.fence("4-5"), "");
+    host.fence("");
+    assert_eq!((&host.seen, host.stood.levers.len()), (&before, 0));
+    // With every CPU exclusive there is nowhere else, and a group that has none left that is switched on is left alone.
+    assert_eq!(host.fence("0-7"), "");
+    let fence = fence(&host.seen, &"0-7".parse().unwrap(), BTreeMap::new());
+    assert_eq!(fence.interrupts, ["24, 25 (no other CPUs)"]);
+    assert_eq!(fence.left, [format!("those below {SLICE}, which has no other CPUs")]);
+}
+
+#[test]
+fn a_group_has_cpus_that_are_switched_on_later() {
+    let mut host = Levers::new(&[(SLICE, "")]);
+    assert_eq!(host.fence("4-5"), format!("{SLICE} = \"0-3,6-9\"\n"));
+    host.seen.online = host.seen.possible.clone();
+    assert_eq!(host.fence("4-5"), "");
+}
+
+#[test]
+fn a_lever_that_cannot_be_read_is_remembered() {
+    let mut host = Levers::new(&[(SLICE, "0-6"), (IRQ, "4-7")]);
+    host.fence("4-5");
+    let stood = host.stood.clone();
+    let held = host.seen.levers.remove(SLICE).unwrap();
+    host.seen.unread.insert(SLICE.to_owned());
+    assert_eq!((host.fence("4-5"), &host.stood), (String::new(), &stood));
+    // One that is only known by what was remembered is put back.
+    host.seen.unread.clear();
+    host.seen.strays.insert(SLICE.to_owned(), held);
+    assert_eq!(host.fence("4-5"), format!("{SLICE} = \"0-6\"\n"));
+    assert_eq!(host.stood.levers.len(), 1);
 }
