@@ -18,11 +18,21 @@ use std::sync::Arc;
 pub struct Fencing {
     /// What came of the last look.
     pub(super) fence: Fence,
-    /// Whether one is under way, or has to come whatever is exclusive.
-    under_way: bool,
+    look: Look,
+    /// Whether one has to come whatever is exclusive.
     due: bool,
     /// Whether the last one could not tell what was moved, or could not put it back.
     has_failed: bool,
+}
+
+/// Where a look is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Look {
+    #[default]
+    Idle,
+    UnderWay,
+    /// None is to be begun before the next resync.
+    Waits,
 }
 
 impl Fencing {
@@ -33,12 +43,24 @@ impl Fencing {
 
     /// It is time to look again, if there is anything to look after: an idle host is not to begin a thread for nothing.
     pub(super) fn look_again(&mut self) {
+        if self.look == Look::Waits {
+            self.look = Look::Idle;
+        }
         self.due |= !self.fence.cpus.is_empty() || !self.fence.refused.is_empty() || self.has_failed;
     }
 
-    /// After a panic: the next resync looks again.
+    /// Whether to look now, for these CPUs.
+    fn begin(&mut self, fenced: &CpuSet) -> bool {
+        if self.look != Look::Idle || !self.due && *fenced == self.fence.cpus {
+            return false;
+        }
+        (self.look, self.due) = (Look::UnderWay, false);
+        true
+    }
+
+    /// After a panic: the next resync looks again, and nothing before.
     pub(super) fn end(&mut self) {
-        self.under_way = false;
+        (self.look, self.has_failed) = (Look::Waits, true);
     }
 }
 
@@ -51,10 +73,9 @@ impl Controller {
         }
         let fenced = self.to_be_fenced();
         let fencing = &mut self.state.fencing;
-        if fencing.under_way || !fencing.due && fenced == fencing.fence.cpus {
+        if !fencing.begin(&fenced) {
             return;
         }
-        (fencing.under_way, fencing.due) = (true, false);
         let (host, refused) = (Arc::clone(&self.host), fencing.fence.refused.clone());
         self.on_thread(Job::Fence, move || {
             let result = host.levers().map_or_else(|| Ok(Fence::default()), |levers| fence(levers, &fenced, refused));
@@ -70,9 +91,13 @@ impl Controller {
         fence::exclusive(&self.state.input(&self.state.desired, self.host.time()))
     }
 
-    /// Whether the host is kept off what it is to be kept off, and nothing else.
+    /// Whether the host is kept off what it is to be kept off, and nothing else, or there is nothing to be done about it for now.
     pub(super) fn is_fenced(&self) -> bool {
-        !self.state.fencing.under_way && self.to_be_fenced() == self.state.fencing.fence.cpus
+        match self.state.fencing.look {
+            Look::Idle => self.to_be_fenced() == self.state.fencing.fence.cpus,
+            Look::UnderWay => false,
+            Look::Waits => true,
+        }
     }
 
     pub(super) fn take_fence(&mut self, fenced: CpuSet, result: Result<Fence, FenceError>) {
@@ -92,7 +117,7 @@ impl Controller {
             tracing::warn!(refused = ?fence.refused, "not all of the host's cpusets could be put back; it is tried again with the next resync");
         }
         self.state.fencing.fence = fence;
-        self.state.fencing.under_way = false;
+        self.state.fencing.look = Look::Idle;
     }
 }
 
@@ -240,6 +265,16 @@ mod tests {
         ask(&levers, "");
         fs::write(root.path().join("tree/ours/cpuset.cpus"), "").unwrap();
         assert_eq!((held(root.path()), levers.stamp.exists()), (before, false));
+    }
+
+    #[test]
+    fn after_a_panic_the_next_resync_looks_again_and_nothing_before() {
+        let (mut fencing, fenced) = (Fencing::new(), "4-5".parse().unwrap());
+        assert!(fencing.begin(&fenced) && !fencing.begin(&fenced));
+        fencing.end();
+        assert!(!fencing.begin(&fenced));
+        fencing.look_again();
+        assert!(fencing.begin(&fenced));
     }
 
     #[test]
