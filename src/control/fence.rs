@@ -278,6 +278,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_that_could_not_be_read_again_is_not_written_and_nothing_is_moved() {
+        let root = tempfile::tempdir().unwrap();
+        let levers = host(root.path());
+        // Deep enough that each lever's path is long.
+        let name = "x".repeat(250);
+        let deep: std::path::PathBuf = std::iter::repeat_n(&*name, 11).collect();
+        for number in 0..400 {
+            let folder = root.path().join("tree").join(&deep).join(number.to_string());
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("cpuset.cpus"), "0-7").unwrap();
+        }
+        let levers = Levers { own: format!("{}/ours", deep.display()), ..levers };
+        let before = held(root.path());
+        let error = fence(&levers, &"4-5".parse().unwrap(), BTreeMap::new()).unwrap_err();
+        assert!(chain(&error).contains("that are read again"), "{}", chain(&error));
+        assert_eq!((held(root.path()), levers.stamp.exists()), (before, false));
+    }
+
+    #[test]
     fn where_nothing_can_be_remembered_nothing_is_moved() {
         let root = tempfile::tempdir().unwrap();
         let levers = Levers { stamp: root.path().join("gone/fence"), ..host(root.path()) };

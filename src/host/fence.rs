@@ -74,6 +74,12 @@ impl Levers {
         let aside = self.stamp.with_extension("new");
         let write = || {
             let text = serde_json::to_string(stood)?;
+            if text.len() as u64 > STAMP_BYTES_MAX {
+                return Err(io::Error::other(format!(
+                    "{} bytes are more than the {STAMP_BYTES_MAX} that are read again",
+                    text.len()
+                )));
+            }
             let mut file = File::create(&aside)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
