@@ -46,7 +46,8 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "USER", value_parser = user)]
     pub trust_owner: Vec<u32>,
     /// Keep the host's own processes and interrupts off exclusive CPUs, by the cpusets of its groups (v2 only) and smp_affinity; what stood
-    /// there before is put back when nothing is exclusive any more, or when the controller is started without this
+    /// there before is put back when nothing is exclusive any more, or when the controller is started without this: once before it is
+    /// uninstalled, or reboot. On kernels below 6.2 threads of the host that were bound to CPUs (taskset) lose that for good
     #[arg(long)]
     pub fence_system: bool,
     /// A label of this host, for `hosts` in manifests; may be given several times
