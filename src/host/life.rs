@@ -58,10 +58,10 @@ pub fn observe(witness: &impl Witness, name: &Name, group: Option<Group>) -> Res
     let here = trace.started.filter(|_| witness.is_this_boot(&trace.boxed.boot_id));
     // Zero is what init says of itself where it could not read it.
     let command = here.map(|started| started.command).filter(|command| command.start_ticks > 0);
-    let instance = life(witness, name, &trace, group.as_ref())?.map(|life| Instance {
+    let instance = life(witness, name, &trace, group.as_ref())?.map(|(life, init)| Instance {
         number: trace.number,
         started: trace.started.map(|started| started.at),
-        began: command.map(|command| witness.began(command)),
+        began: command.or(init).map(|process| witness.began(process)),
         record: trace.boxed.record,
         life,
     });
@@ -69,8 +69,11 @@ pub fn observe(witness: &impl Witness, name: &Name, group: Option<Group>) -> Res
     Ok(Observed { instance, group, left_traces })
 }
 
+/// Where a run is, and the init that was found in its group where that was asked for: what has left no report began no earlier than its init.
+type Found = (Life, Option<Process>);
+
 /// The life of a run that left traces.
-fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group>) -> Result<Option<Life>, HostError> {
+fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group>) -> Result<Option<Found>, HostError> {
     let run: Run = (name.clone(), trace.number);
     let alive = match trace.started {
         Some(started) if witness.is_this_boot(&trace.boxed.boot_id) => witness.adopt(&run, started.init)?,
@@ -78,21 +81,25 @@ fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group
         None => witness.is_running(&run),
     };
     if alive {
-        let reported = trace.started.map(|started| started.command.pid);
-        // Init could not leave its report: the runtime directory is full.
-        let pid = match reported {
-            None => witness.init_in_group(name)?.and_then(|found| found.command),
-            reported => reported,
+        let Some(started) = trace.started else {
+            // Init could not leave its report: the runtime directory is full.
+            let found = witness.init_in_group(name)?;
+            return Ok(Some(found.map_or((Life::Starting, None), |found| (life_of(&found), Some(found.init)))));
         };
-        return Ok(Some(pid.map_or(Life::Starting, |pid| Life::Running { pid })));
+        return Ok(Some((Life::Running { pid: started.command.pid }, None)));
     }
     // What init says last it says before it ends: now that it has, the trace read before may be short of that.
     let again = if trace.end.is_none() { witness.newest(name)? } else { None };
-    let trace = again.as_ref().filter(|again| again.number == trace.number).unwrap_or(trace);
+    let again = again.as_ref().filter(|again| again.number == trace.number);
+    // It began between the two looks, under a controller that did not start it: only now is there an init to look for.
+    if let Some(again) = again.filter(|again| trace.started.is_none() && again.started.is_some()) {
+        return life(witness, name, again, group);
+    }
+    let trace = again.unwrap_or(trace);
     let oom_kills = witness.oom_kills(name);
     let steps = trace.boxed.record.as_ref().map(|record| witness.steps(record)).unwrap_or_default();
     if let Some(exit) = trace.exit(&steps, oom_kills) {
-        return Ok(Some(Life::Ended(exit)));
+        return Ok(Some((Life::Ended(exit), None)));
     }
     let reaped = witness.reaped(&run);
     if trace.started.is_none() && reaped.is_none() {
@@ -108,28 +115,29 @@ fn life(witness: &impl Witness, name: &Name, trace: &Trace, group: Option<&Group
         None if !witness.is_this_boot(&trace.boxed.boot_id) => Outcome::HostRestarted,
         None => Outcome::Lost,
     };
-    Ok(Some(Life::Ended(Exit {
-        instance: trace.number,
-        outcome,
-        started: trace.started.map(|started| started.at),
-        at: witness.ended_at(),
-    })))
+    let started = trace.started.map(|started| started.at);
+    let exit = Exit { instance: trace.number, outcome, started, at: witness.ended_at() };
+    Ok(Some((Life::Ended(exit), None)))
 }
 
 /// A run whose traces are lost, told by what is in its group: an init of ours, and the command that init started.
 fn untraced(witness: &impl Witness, name: &Name, group: Option<&Group>) -> Result<Option<Instance>, HostError> {
-    let life = in_group(witness, &(name.clone(), 0), group)?;
-    Ok(life.map(|life| Instance { number: 0, record: None, started: None, began: None, life }))
+    let found = in_group(witness, &(name.clone(), 0), group)?;
+    let began = |init: Option<Process>| init.map(|init| witness.began(init));
+    Ok(found.map(|(life, init)| Instance { number: 0, record: None, started: None, began: began(init), life }))
 }
 
 /// The life of an init of ours in the group, which is watched from then on.
-fn in_group(witness: &impl Witness, run: &Run, group: Option<&Group>) -> Result<Option<Life>, HostError> {
+fn in_group(witness: &impl Witness, run: &Run, group: Option<&Group>) -> Result<Option<Found>, HostError> {
     if !group.is_some_and(|group| group.populated) {
         return Ok(None);
     }
     let Some(found) = witness.init_in_group(&run.0)? else { return Ok(None) };
-    let life = found.command.map_or(Life::Starting, |pid| Life::Running { pid });
-    Ok(witness.adopt(run, found.init)?.then_some(life))
+    Ok(witness.adopt(run, found.init)?.then_some((life_of(&found), Some(found.init))))
+}
+
+fn life_of(found: &Init) -> Life {
+    found.command.map_or(Life::Starting, |pid| Life::Running { pid })
 }
 
 #[cfg(test)]
@@ -137,12 +145,18 @@ mod tests {
     use super::*;
     use crate::host::traces::box_bytes;
     use crate::manifest::parse;
+    use std::cell::Cell;
 
     /// A host with the traces of one run and nothing else, but for how a child of ours was reaped.
+    #[derive(Default)]
     struct Remains {
         started: Option<&'static str>,
         exit: Option<&'static str>,
         reaped: Option<Reaped>,
+        /// Who is in its group, and lives.
+        inside: Option<Init>,
+        /// How many looks at the traces come before the reports.
+        early: Cell<u32>,
     }
 
     impl Witness for Remains {
@@ -153,12 +167,14 @@ mod tests {
         fn newest(&self, _: &Name) -> Result<Option<Trace>, HostError> {
             let (spec, origin) = parse("web.yaml", b"command: x").workloads.remove(0);
             let boxed = box_bytes("boot", &Record { instance: 3, ..Record::new(spec, origin) }).unwrap();
-            let [started, exit] = [self.started, self.exit].map(|report| report.map(str::as_bytes));
+            let is_early = self.early.replace(self.early.get().saturating_sub(1)) > 0;
+            let reports = if is_early { [None, None] } else { [self.started, self.exit] };
+            let [started, exit] = reports.map(|report| report.map(str::as_bytes));
             Ok(Some(Trace::parse(3, &boxed, started, exit)))
         }
 
-        fn adopt(&self, _: &Run, _: Process) -> Result<bool, HostError> {
-            Ok(false)
+        fn adopt(&self, _: &Run, init: Process) -> Result<bool, HostError> {
+            Ok(self.inside.is_some_and(|inside| inside.init == init))
         }
 
         fn began(&self, process: Process) -> Steady {
@@ -174,7 +190,7 @@ mod tests {
         }
 
         fn init_in_group(&self, _: &Name) -> Result<Option<Init>, HostError> {
-            Ok(None)
+            Ok(self.inside)
         }
 
         fn oom_kills(&self, _: &Name) -> u64 {
@@ -192,7 +208,8 @@ mod tests {
 
     /// How it ended, or that nobody knows.
     fn check(started: Option<&'static str>, exit: Option<&'static str>, reaped: Option<Reaped>) -> String {
-        let seen = observe(&Remains { started, exit, reaped }, &"web".parse().unwrap(), None).unwrap();
+        let remains = Remains { started, exit, reaped, ..Remains::default() };
+        let seen = observe(&remains, &"web".parse().unwrap(), None).unwrap();
         match seen.instance.map(|instance| instance.life) {
             Some(Life::Ended(exit)) => exit.outcome.to_string(),
             other => format!("{other:?}, left traces: {}", seen.left_traces),
@@ -209,6 +226,30 @@ mod tests {
         // Neither report could be left, but its parent has waited for it.
         assert_eq!(check(None, None, Some(Reaped::Exited(125))), "exited with code 125");
         assert_eq!(check(None, None, Some(Reaped::Killed(9))), "killed by SIGKILL");
+    }
+
+    const INSIDE: Init = Init { init: Process { pid: 100, start_ticks: 5 }, command: Some(101) };
+
+    fn running(remains: &Remains) -> Instance {
+        let group = Group { populated: true, ..Group::default() };
+        observe(remains, &"web".parse().unwrap(), Some(group)).unwrap().instance.unwrap()
+    }
+
+    #[test]
+    fn a_run_that_begins_between_two_looks_has_not_ended() {
+        let remains = Remains {
+            started: Some("started 100 5 101 6 1 2\n"),
+            inside: Some(INSIDE),
+            early: Cell::new(1),
+            ..Remains::default()
+        };
+        assert_eq!(running(&remains).life, Life::Running { pid: 101 });
+    }
+
+    #[test]
+    fn a_run_without_a_report_began_with_its_init() {
+        let seen = running(&Remains { inside: Some(INSIDE), ..Remains::default() });
+        assert_eq!((seen.life, seen.began), (Life::Running { pid: 101 }, Some(Steady(5))));
     }
 
     #[test]
