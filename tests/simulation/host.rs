@@ -250,11 +250,15 @@ impl Host for Machine {
         })?;
         let begun = self.lay_traces(start).and_then(|folder| self.begin(start, folder));
         if begun.is_err() {
-            let _ = self.step("undo.kill", name, |world| {
+            let killed = self.step("undo.kill", name, |world| {
                 world.excuse_run(name, number);
                 world.kill_group(name);
                 Ok(())
             });
+            // As in the host: whoever may live keeps its traces.
+            if killed.is_err() {
+                return begun;
+            }
             let _ = self.remove_group(name);
             let _ = self.step("undo.abandon", name, |world| {
                 world.kernel.traces.get_mut(name).map(|runs| runs.remove(&number));

@@ -156,9 +156,12 @@ impl Linux {
         Ok(())
     }
 
-    /// Takes away what a failed start has made. The first error is the one to report, so these are not.
+    /// Takes away what a failed start has made. The first error is the one to report, so these are not. Where the kill fails, nobody knows
+    /// whether something lives: its traces tell the next pass what that is, and how it ended.
     pub(super) fn undo(&self, name: &Name, instance: u64) {
-        let _ = self.backend.kill(name);
+        if self.backend.kill(name).is_err() {
+            return;
+        }
         let _ = self.backend.remove(name);
         let _ = self.traces.abandon(name, instance);
         let _ = dev::remove(&self.options.runtime, name);
