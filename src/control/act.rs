@@ -51,7 +51,7 @@ pub struct Acted {
 
 /// Does it, once what is to be remembered is. Where `may_wait` is false the database has refused
 /// the record before, and the step does not wait for it any more.
-pub fn act(host: &dyn Host, store: &Store, work: &Work, known: &Known, may_wait: bool) -> Acted {
+pub fn act(host: &dyn Host, store: &Store, work: &mut Work, known: &Known, may_wait: bool) -> Acted {
     let kept = match work.record.as_ref().map(|record| store.put(&work.name, record)) {
         None => Kept::Nothing,
         Some(Ok(())) => Kept::Record,
@@ -63,6 +63,7 @@ pub fn act(host: &dyn Host, store: &Store, work: &Work, known: &Known, may_wait:
             Kept::Refused
         }
     };
+    work.is_done_at(host.time());
     let result = take_step(host, store, work, known);
     let kept = match work.afterwards(result.is_ok()).map(|record| store.put(&work.name, record)) {
         None => kept,

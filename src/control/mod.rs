@@ -381,7 +381,7 @@ impl Controller {
     }
 
     /// Begins a step on a thread. What it remembers is in force from now on, so that the next pass builds on it.
-    fn begin(&mut self, work: Box<Work>) {
+    fn begin(&mut self, mut work: Box<Work>) {
         let name = work.name.clone();
         match &work.act {
             Act::Remember => tracing::debug!(workload = %name, reason = work.reason, "remembering"),
@@ -399,7 +399,7 @@ impl Controller {
         let (host, store) = (Arc::clone(&self.host), Arc::clone(&self.store));
         self.on_thread(Job::Workload(name), move || {
             began.get_or_init(|| host.time());
-            let acted = act(host.as_ref(), &store, &work, &known, may_wait);
+            let acted = act(host.as_ref(), &store, &mut work, &known, may_wait);
             Done::Acted { look: Look::at(host.as_ref(), &work.name), work, acted }
         });
     }

@@ -33,7 +33,7 @@ pub use lifecycle::{HOST_BUSY, PREEMPTED, environment};
 
 use crate::model::balance::Move;
 use crate::model::cgroup::{Shrink, Write};
-use crate::model::clock::{Clock, Steady};
+use crate::model::clock::{Clock, Reading, Steady, Time};
 use crate::model::desired::{Desired, Wanted};
 use crate::model::exit::Exit;
 use crate::model::fence::Fence;
@@ -132,6 +132,18 @@ impl Work {
     /// What to remember instead, once it is known whether `act` was done.
     pub fn afterwards(&self, was_done: bool) -> Option<&Record> {
         if was_done { self.done.as_ref() } else { self.failed.as_ref() }
+    }
+
+    /// It is done now, and not when it was decided: it may have waited for a thread, or for a disk to take its record. A grace counts from
+    /// when its run was asked, or it would be over before the run knows.
+    pub fn is_done_at(&mut self, now: Time) {
+        let asks = matches!(self.act, Act::Stop { .. });
+        let stopping = self.done.as_mut().filter(|_| asks).and_then(|record| record.stopping.as_mut());
+        if let Some(stopping) = stopping
+            && let Some(Reading { boot, .. }) = stopping.since.reading.take()
+        {
+            stopping.since = now.of_boot(&boot).now();
+        }
     }
 }
 

@@ -302,12 +302,20 @@ impl Host for Machine {
     }
 
     fn stop(&self, name: &Name, instance: u64, _signal: Signal) -> Result<(), HostError> {
+        {
+            let mut world = self.0.world();
+            let (now, live) = (world.now, world.kernel.live(name));
+            if let Some(id) = live {
+                world.kernel.runs[id].tried_at.get_or_insert(now);
+            }
+        }
         self.step("stop", name, |world| {
             // Only what is watched can be signalled, as with a pidfd.
             if let Some(id) = world.watched.get(&(name.clone(), instance)).copied()
                 && world.kernel.runs[id].stage != Stage::Gone
             {
                 world.laws_of_a_stop(id);
+                world.law_asked_once(id);
                 world.signal(id);
             }
             Ok(())
@@ -318,6 +326,7 @@ impl Host for Machine {
         self.step("cgroup.kill", name, |world| {
             if let Some(id) = world.kernel.live(name) {
                 world.laws_of_a_stop(id);
+                world.law_killed_after_its_grace(id);
             }
             world.kill_group(name);
             Ok(())

@@ -59,6 +59,9 @@ pub struct Run {
     /// Whether the end is in the trace.
     pub reported: bool,
     pub asked_to_stop: bool,
+    /// Which controller asked it to end, and when one first tried to.
+    pub asked_by: Option<u64>,
+    pub tried_at: Option<u64>,
     pub killed: bool,
     /// From when on it is ready, and until when it is not well.
     pub ready_at: u64,

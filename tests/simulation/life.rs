@@ -41,6 +41,8 @@ impl World {
             own_end: false,
             reported: false,
             asked_to_stop: false,
+            asked_by: None,
+            tried_at: None,
             killed: false,
             ready_at: u64::MAX,
             sick_until: 0,
@@ -242,6 +244,7 @@ impl World {
         let run = &mut self.kernel.runs[id];
         // What has ended already was not ended by this.
         run.asked_to_stop |= run.end.is_none();
+        run.asked_by = Some(self.incarnation);
         if run.stage == Stage::Running && self.rng.chance(8_000) {
             let delay = self.rng.below(300);
             let polite = self.rng.chance(5_000);

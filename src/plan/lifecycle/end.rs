@@ -45,7 +45,8 @@ impl Case<'_, '_> {
         }
     }
 
-    /// Asks it to end. That it was asked is remembered when it has been; the grace is reckoned from the first try.
+    /// Asks it to end. That it was asked is remembered when it has been, and the grace is reckoned from then; while nobody can ask it, from the
+    /// first try.
     pub(super) fn ask(mut self, instance: &Instance, stopping: Stopping) -> Decision {
         let Stop { signal, grace } = self.stop_of(instance);
         let (clock, reason) = (self.input.clock, stopping.reason.clone());

@@ -1,6 +1,7 @@
 //! What is found after a crash, a loss, drift or a failed step.
 
 use super::World;
+use crate::model::clock::Time;
 use crate::model::exit::Outcome;
 use crate::model::observed::{Group, Observed};
 use crate::plan::{Act, Setback};
@@ -231,6 +232,16 @@ fn a_controller_that_was_killed_before_it_asked_is_made_up_for() {
         assert_eq!(world.plan().work, [], "asked once");
         assert_eq!(world.plan().wake_at, Some(world.now.plus(Duration::from_secs(10))), "with its whole grace");
     }
+}
+
+#[test]
+fn a_grace_begins_when_it_is_asked_however_long_that_had_to_wait_for_a_thread() {
+    let mut world = about_to_be_asked();
+    let mut stop = world.plan().work.remove(0);
+    world.after(8000);
+    stop.is_done_at(Time { wall: world.now, steady: world.steady });
+    world.records.insert(stop.name, stop.done.unwrap());
+    assert_eq!(world.plan().wake_at, Some(world.now.plus(Duration::from_secs(10))), "a whole one");
 }
 
 #[test]
