@@ -39,6 +39,8 @@ pub struct Disk {
     /// Writes the kernel has not been given, in order; none is a removal.
     pending: Vec<(Key, Option<Vec<u8>>)>,
     kernel: Contents,
+    /// What the kernel was given since the last sync: with these the platter is as the kernel's.
+    unsynced: Vec<(Key, Option<Vec<u8>>)>,
     platter: Contents,
     pub full_until: u64,
     syncing: bool,
@@ -67,6 +69,11 @@ impl Disk {
         self.refused.get(name).is_some_and(|times| *times >= REFUSED_MIN)
     }
 
+    fn give_to_kernel(&mut self, write: (Key, Option<Vec<u8>>)) {
+        Disk::write(&mut self.kernel, write.clone());
+        self.unsynced.push(write);
+    }
+
     fn write(contents: &mut Contents, (key, value): (Key, Option<Vec<u8>>)) {
         match value {
             Some(value) => contents.insert(key, value),
@@ -82,7 +89,7 @@ impl World {
 
     fn flush_to_kernel(&mut self) {
         for write in std::mem::take(&mut self.disk.pending) {
-            Disk::write(&mut self.disk.kernel, write);
+            self.disk.give_to_kernel(write);
         }
     }
 
@@ -107,7 +114,9 @@ impl World {
             self.disk.syncing = false;
             self.disk.flush_failed = false;
             self.flush_to_kernel();
-            self.disk.platter = self.disk.kernel.clone();
+            for write in std::mem::take(&mut self.disk.unsynced) {
+                Disk::write(&mut self.disk.platter, write);
+            }
         }
     }
 
@@ -115,7 +124,10 @@ impl World {
     pub fn lose_memory(&mut self) {
         let pending = std::mem::take(&mut self.disk.pending);
         let kept = usize::try_from(self.rng.below(pending.len() as u64 + 1)).unwrap_or(0);
-        self.lost_writes |= pending[kept..].iter().any(|((of, _), _)| *of == Of::Records);
+        let lost = pending[kept..].iter().any(|((of, _), _)| *of == Of::Records);
+        self.lost_writes |= lost;
+        // Whom the records do not know any more the guard does not count.
+        self.truth.guarded.take_if(|_| lost);
         let torn = self.stormy && self.rng.chance(1_000);
         for (at, (key, mut value)) in pending.into_iter().take(kept).enumerate() {
             if torn
@@ -132,7 +144,7 @@ impl World {
                     self.truth.torn.insert(name);
                 }
             }
-            Disk::write(&mut self.disk.kernel, (key, value));
+            self.disk.give_to_kernel((key, value));
         }
         self.forget_what_is_lost();
         self.excuse_the_untold();
@@ -143,7 +155,9 @@ impl World {
     /// Nothing survives but the platter.
     pub fn power_cut(&mut self) {
         self.lost_writes = true;
+        self.truth.guarded = None;
         self.disk.pending.clear();
+        self.disk.unsynced.clear();
         self.disk.kernel = self.disk.platter.clone();
         self.reboot();
         self.note_power_cut();

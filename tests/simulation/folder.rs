@@ -43,6 +43,8 @@ pub struct Shelf {
     /// Since when a file is missing, and what was read of it.
     missing: BTreeMap<String, u64>,
     read: BTreeMap<String, Arc<Parsed>>,
+    /// When a file that is gone was told to be.
+    dropped: BTreeMap<String, u64>,
 }
 
 impl File {
@@ -68,6 +70,7 @@ impl Shelf {
             told_at: 0,
             missing: BTreeMap::new(),
             read: BTreeMap::new(),
+            dropped: BTreeMap::new(),
         }
     }
 
@@ -96,6 +99,25 @@ impl Shelf {
         (claims, any, broken)
     }
 
+    /// When it was told of a workload that all its files are gone.
+    pub fn told_gone_at(&self, workload: &str) -> Option<u64> {
+        self.dropped.iter().filter(|(path, _)| is_about(path, workload)).map(|(_, at)| *at).max()
+    }
+
+    /// Whether nothing of it is missing, for however short a time.
+    pub fn is_whole(&self, now: u64) -> bool {
+        now >= self.gone_until && self.missing.is_empty() && self.files.values().all(|file| file.away_until <= now)
+    }
+
+    /// Whether whoever looked last was told of a workload what is there, and of all that is gone that it has been for long enough. A file
+    /// that could not be read then, or a folder, hides what was edited meanwhile until somebody looks again.
+    pub fn is_known(&self, workload: &str) -> bool {
+        let told =
+            |(path, file): (&String, &File)| self.read.get(path).is_some_and(|read| Arc::ptr_eq(read, &file.parsed));
+        let mut about = self.files.iter().filter(|(path, _)| is_about(path, workload));
+        about.all(told) && self.read.keys().all(|path| !is_about(path, workload) || self.files.contains_key(path))
+    }
+
     fn scan(&mut self, now: u64) -> Result<Scan, FolderError> {
         if now < self.gone_until {
             let (path, source) = (PathBuf::from("/manifests"), io::ErrorKind::NotFound.into());
@@ -108,6 +130,7 @@ impl Shelf {
         };
         for (path, file) in self.files.iter().filter(|(_, file)| file.away_until <= now) {
             self.missing.remove(path);
+            self.dropped.remove(path);
             if now < file.written_until {
                 soon(200);
                 scan.being_written.insert(path.clone());
@@ -134,6 +157,7 @@ impl Shelf {
             if now >= since + SETTLES {
                 self.read.remove(&path);
                 self.missing.remove(&path);
+                self.dropped.insert(path, now);
             } else {
                 soon(since + SETTLES - now);
                 scan.settling.insert(path);
@@ -157,6 +181,7 @@ impl World {
     }
 
     fn put(&mut self, name: &str, path: String, file: File) {
+        self.note_who_is_back(name);
         self.say(|| format!("folder: {path} becomes {:?}", file.text));
         self.shelf.files.insert(path, file);
         self.note_folder(name);
@@ -229,6 +254,16 @@ impl World {
         self.say(|| format!("folder: {path} is deleted"));
         self.shelf.files.remove(&path);
         self.note_folder(&owner(&path));
+        self.tell_of_folder();
+    }
+
+    pub fn empty(&mut self) {
+        self.note_who_is_guarded();
+        self.say(|| "folder: all files are deleted".to_owned());
+        let paths: Vec<String> = std::mem::take(&mut self.shelf.files).into_keys().collect();
+        for path in paths {
+            self.note_folder(&owner(&path));
+        }
         self.tell_of_folder();
     }
 

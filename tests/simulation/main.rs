@@ -49,15 +49,10 @@ const TICK_MS: u64 = 10;
 
 /// Seeds that are known to break a law, and not understood to the end yet: faults of the product or of a law. They are told each time; one
 /// that breaks nothing any more is to be taken off the list, and one that breaks another law than the one named here fails.
-const OPEN: [(&[u64], &str); 7] = [
-    (&[1610, 3430, 4039, 5420, 8980, 9993], "is stopped although nobody asked for it"),
-    (&[1927], "w0 is stopped before w1"),
-    (&[3135], "is taken back although no replica has failed"),
-    (&[3370], "is remembered as: gone without an exit status"),
-    (&[4499], "w2 is started although w3 is not there"),
-    (&[5700], "was never told"),
-    (&[8625], "is stopped for an update while 1 others are down"),
-];
+///
+/// 3683: the record that a replica was taken down for an update went with a crash, and the next controller, which has not asked anybody yet
+/// whether it is ready, takes down one that serves before it goes on with the one that does not run.
+const OPEN: [(&[u64], &str); 1] = [(&[3683], "is stopped for an update while 1 others are down")];
 
 fn is_open(seed: u64, what: &str) -> bool {
     OPEN.iter().any(|(seeds, law)| seeds.contains(&seed) && what.contains(law))

@@ -121,6 +121,8 @@ pub enum Happening {
     /// Somebody saves nonsense.
     WriteBad,
     Delete,
+    /// Somebody deletes all files at once.
+    Empty,
     /// A tool replaces a file by removing it first: it is back in a moment.
     Blink,
     /// The file stays, but cannot be read for a while.
@@ -167,11 +169,12 @@ pub enum Happening {
 }
 
 /// How often each happens.
-pub const HAPPENINGS: [(Happening, u64); 26] = [
+pub const HAPPENINGS: [(Happening, u64); 27] = [
     (Happening::Write, 40),
     (Happening::Scale, 10),
     (Happening::WriteBad, 8),
     (Happening::Delete, 6),
+    (Happening::Empty, 1),
     (Happening::Blink, 3),
     (Happening::Unreadable, 3),
     (Happening::HalfWritten, 4),

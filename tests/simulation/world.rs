@@ -281,6 +281,7 @@ impl Sim {
                         self.die();
                     }
                     Happening::Approve => {
+                        world.truth.guarded = None;
                         drop(world);
                         let (reply, _) = oneshot::channel();
                         self.turn(Input::Command(Command::Approve { reply }));

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Every law, by the name it is counted under.
-pub const LAWS: [&str; 21] = [
+pub const LAWS: [&str; 25] = [
     "one at a time",
     "GPUs are leased once",
     "a job that has succeeded is over",
@@ -26,6 +26,9 @@ pub const LAWS: [&str; 21] = [
     "no start before its time",
     "none before those it comes after",
     "nothing is stopped without a reason",
+    "the guard holds",
+    "asked once",
+    "killed after its grace only",
     "who depends leaves first",
     "an update leaves enough",
     "an update is taken back for a reason",
@@ -39,6 +42,7 @@ pub const LAWS: [&str; 21] = [
     "restarts are counted",
     "times of a schedule are kept",
     "as the manifests say",
+    "within its limits",
     "a host at rest is left alone",
 ];
 
@@ -74,6 +78,8 @@ pub struct Truth {
     pub flush_failed: bool,
     /// Workloads whose record was torn: a new one counts runs anew.
     pub torn: BTreeSet<Name>,
+    /// When the folder was emptied at once, and whom the guard is to keep from being deleted for that.
+    pub guarded: Option<(u64, BTreeSet<Name>)>,
     /// When controllers began.
     pub begun: Vec<u64>,
 }
@@ -98,12 +104,22 @@ fn is_here(spec: &Spec) -> bool {
     spec.hosts.iter().all(|(key, value)| key == "role" && value == "sim")
 }
 
+/// Whether the file that says so asks for this replica.
+fn asks_for(claim: &Spec, name: &Name) -> bool {
+    match &claim.replica {
+        Some(replica) => replica.all().any(|other| other == *name),
+        None => claim.name == *name,
+    }
+}
+
 impl Era {
     /// Whether it speaks against a run of `spec`: it is not mentioned any more, or not for this host, or replaced, or not to run.
     fn is_against(&self, spec: &Spec) -> bool {
         let own: Vec<&Arc<Spec>> = self.claims.iter().filter(|claim| claim.name == spec.name).collect();
         let gone = own.is_empty() && self.any && !self.broken;
-        gone || own.iter().any(|claim| claim.suspend || is_other(claim, spec) || !is_here(claim))
+        // Of two files that claim a workload one has all its replicas, and it may be the one that asks for fewer.
+        let disputed = self.claims.iter().any(|claim| is_here(claim) && !asks_for(claim, &spec.name));
+        gone || disputed || own.iter().any(|claim| claim.suspend || is_other(claim, spec) || !is_here(claim))
     }
 
     /// Whether a job that has succeeded as `spec` may run again because of it.
@@ -150,6 +166,12 @@ impl World {
     pub fn claims_on(&self, name: &Name) -> Vec<Arc<Spec>> {
         let (claims, ..) = self.shelf.claims(workload(name), self.now);
         claims.into_iter().filter(|claim| claim.name == *name && is_here(claim)).collect()
+    }
+
+    /// Whether two files disagree about whether there is such a replica: which of them has the workload is not for us to say.
+    fn is_disputed(&self, name: &Name) -> bool {
+        let (all, ..) = self.shelf.claims(workload(name), self.now);
+        all.iter().any(|claim| is_here(claim) && !asks_for(claim, name))
     }
 
     /// Whether the manifests say that a workload comes after itself, by whatever others.

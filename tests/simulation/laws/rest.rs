@@ -8,7 +8,7 @@ use crate::world::{Sim, World};
 use containerctl::control::report::Snapshot;
 use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
-use containerctl::model::spec::{Kind, RestartPolicy, Spec};
+use containerctl::model::spec::{Kind, Resources, RestartPolicy, Spec};
 use containerctl::model::status::{ConditionKind, Phase, Status};
 use containerctl::model::time::Timestamp;
 use std::collections::BTreeSet;
@@ -39,6 +39,7 @@ impl Sim {
             if let Some(what) = world.differs(&name, &snapshot) {
                 world.violate(format!("not converged: {name} {what}"));
             }
+            world.law_within_its_limits(&name);
             world.law_restarts_are_counted(&name);
         }
     }
@@ -85,16 +86,6 @@ impl World {
         self.differs_in_phase(name, &spec, status, live)
     }
 
-    /// Whether two files disagree about whether there is such a replica: which of them has the workload is not for us to say.
-    fn is_disputed(&self, name: &Name) -> bool {
-        let (all, ..) = self.shelf.claims(workload(name), self.now);
-        let asks_for_it = |claim: &Spec| match &claim.replica {
-            Some(replica) => replica.all().any(|other| other == *name),
-            None => claim.name == *name,
-        };
-        all.iter().any(|claim| !asks_for_it(claim))
-    }
-
     fn differs_in_phase(&self, name: &Name, spec: &Arc<Spec>, status: &Status, live: Option<&Run>) -> Option<String> {
         let ready = status.condition(ConditionKind::Ready);
         let last = self.runs_of(name).next_back();
@@ -134,6 +125,24 @@ impl World {
                 .map(|known| format!("{:?} {} {}: {}", known.kind, known.status, known.reason, known.message))
         };
         wrong.then(|| format!("is {}, with run {run:?}: {}", status.phase, why().collect::<Vec<_>>().join("; ")))
+    }
+
+    /// What runs is in its group, and that has the limits that are recorded, whoever has written to it.
+    fn law_within_its_limits(&mut self, name: &Name) {
+        let (Some(record), Some(id)) = (self.disk.record(name), self.kernel.live(name)) else { return };
+        let Resources { cpu, memory, .. } = &record.spec.resources;
+        let cpu =
+            cpu.limit.at().map_or("max 100000".to_owned(), |limit| format!("{} 100000", u64::from(limit.0) * 100));
+        let memory = memory.limit.at().map_or("max".to_owned(), |limit| limit.0.to_string());
+        let is_within = self.kernel.groups.get(name).is_some_and(|group| {
+            let holds = |file: &str, value: &str| group.settings.get(file) == Some(value);
+            holds("cpu.max", &cpu) && holds("memory.max", &memory)
+        });
+        let in_group = self.kernel.runs[id].in_group;
+        self.judge("within its limits");
+        if !is_within || !in_group {
+            self.violate(format!("{name} is not within its limits, cpu.max {cpu} and memory.max {memory}"));
+        }
     }
 
     /// Whether an update waits for replicas that will never be ready and have never been anything else: there is nothing that they could be

@@ -90,8 +90,10 @@ impl World {
         let (mut next, mut failures) = (self.now, 0);
         for run in self.runs_of(&spec.name).rev() {
             let was = &run.record.spec;
-            // An update that is taken back is an edit too, if of nothing but what it may use.
+            // An update that is taken back is an edit too, if of nothing but what it may use, or how its replicas are updated.
+            let taken_back = record.refused.is_some() && record.generation != run.record.generation;
             let same = !is_other(was, spec)
+                && !taken_back
                 && (&was.restart, &was.job, &was.resources) == (&spec.restart, &spec.job, &spec.resources);
             let counts = run.own_end && run.reported && !run.excused && run.boot == boot && same;
             if !counts || next - run.born >= millis(reset_after) {
@@ -131,6 +133,7 @@ impl World {
             };
             // Nor does anybody know of an edit while the folder is gone, or cannot be read.
             let hidden = self.shelf.gone_until + UNDER_WAY_MAX >= self.now;
+            let hidden = hidden || !self.shelf.is_known(other.as_str());
             let lately = hidden || self.truth.eras.get(other.as_str()).is_none_or(edited);
             // What is refused because it waits for itself counts as what was there before.
             let refused = broken || self.goes_in_a_circle(&other);

@@ -9,8 +9,12 @@ use crate::world::{World, millis};
 use containerctl::model::job::Concurrency;
 use containerctl::model::name::Name;
 use containerctl::model::replica::{Strategy, is_of};
-use containerctl::model::spec::Spec;
+use containerctl::model::spec::{Kind, RestartPolicy, Spec};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// So many are deleted without being asked, if half of all that run are no more than that.
+const GUARDED_MIN: usize = 3;
 
 impl World {
     pub fn laws_of_a_stop(&mut self, id: RunId) {
@@ -20,9 +24,93 @@ impl World {
             return;
         }
         self.law_no_stop_without_a_reason(id);
+        self.law_the_guard_holds(id);
         self.law_who_depends_leaves_first(id);
         self.law_an_update_leaves_enough(id);
         self.law_an_update_is_taken_back_for_a_reason(id);
+    }
+
+    /// The folder is about to be emptied: those that run as they are wanted, if there are more of them than the guard lets go without being
+    /// asked. Who may end for another reason, an update or a probe, is left out.
+    pub fn note_who_is_guarded(&mut self) {
+        let is_plain =
+            |spec: &Spec| spec.kind == Kind::Service && spec.strategy == Strategy::Recreate && spec.probes.is_empty();
+        let stays = |run: &&Run| {
+            let spec = &run.record.spec;
+            let from = run.born.saturating_sub(UNDER_WAY_MAX);
+            run.stage == Stage::Running
+                && is_plain(spec)
+                && self.disk.record(&run.name).is_some_and(|record| record.deletion.is_none() && record.spec == *spec)
+                && !self.has_been(workload(&run.name), from, |era| era.is_against(spec) || era.broken)
+        };
+        let there = self.kernel.there.iter().map(|id| &self.kernel.runs[*id]);
+        let names: BTreeSet<Name> = there.filter(stays).map(|run| run.name.clone()).collect();
+        // A job, or a service that may be over, may count among those at rest a moment later.
+        let goes_on = |claim: &Spec| claim.kind == Kind::Service && claim.restart.policy == RestartPolicy::Always;
+        let is_counted = |claim: &&Arc<Spec>| {
+            let record = self.disk.record(&claim.name);
+            goes_on(claim)
+                && !claim.suspend
+                && record.is_some_and(|record| record.deletion.is_none() && !record.finished && record.spec == **claim)
+        };
+        let all: Vec<Arc<Spec>> =
+            self.shelf.names.iter().flat_map(|name| self.shelf.claims(name, self.now).0).collect();
+        let counted: BTreeSet<&Name> = all.iter().filter(is_counted).map(|claim| &claim.name).collect();
+        let is_on = self.prune_guard && self.shelf.is_whole(self.now) && counted.len() > GUARDED_MIN;
+        let counts = is_on && !names.is_empty();
+        if counts {
+            self.judge("the guard holds");
+        }
+        self.truth.guarded = Some((self.now, names)).filter(|_| counts);
+    }
+
+    /// Somebody writes a file: what it is about is asked for again. Before the files have been away for long, the others may be few enough.
+    pub fn note_who_is_back(&mut self, of: &str) {
+        let now = self.now;
+        self.truth.guarded.take_if(|(at, _)| now < *at + UNDER_WAY_MAX);
+        if let Some((_, names)) = &mut self.truth.guarded {
+            names.retain(|name| workload(name) != of);
+        }
+    }
+
+    /// Of those that a folder takes along that is emptied at once none is stopped, unless somebody consents.
+    fn law_the_guard_holds(&mut self, id: RunId) {
+        let name = self.kernel.runs[id].name.clone();
+        let Some((_, names)) = &self.truth.guarded else { return };
+        let held = names.contains(&name);
+        if held {
+            self.violate(format!(
+                "{name} is stopped with all others that have lost their manifests, and nobody consented"
+            ));
+        }
+    }
+
+    /// For many programs a second signal means to end without delay.
+    pub fn law_asked_once(&mut self, id: RunId) {
+        let run = &self.kernel.runs[id];
+        if run.stage != Stage::Running || self.truth.disturbed {
+            return;
+        }
+        let (again, name, number) = (run.asked_by == Some(self.incarnation), run.name.clone(), run.number);
+        self.judge("asked once");
+        if again {
+            self.violate(format!("run {number} of {name} is asked to end twice by one controller"));
+        }
+    }
+
+    /// Half of the grace at least: where asking fails, it is reckoned from the first try.
+    pub fn law_killed_after_its_grace(&mut self, id: RunId) {
+        let run = &self.kernel.runs[id];
+        if run.stage != Stage::Running || run.excused || run.killed {
+            return;
+        }
+        let grace = self.asked_of(run).iter().map(|spec| millis(spec.stop.grace)).min().unwrap_or(0);
+        let early = run.tried_at.is_none_or(|tried| self.now < tried + grace / 2);
+        let (name, number) = (run.name.clone(), run.number);
+        self.judge("killed after its grace only");
+        if early {
+            self.violate(format!("run {number} of {name} is killed before its grace is over"));
+        }
     }
 
     fn law_no_stop_without_a_reason(&mut self, id: RunId) {
@@ -90,14 +178,22 @@ impl World {
     /// Of two that are deleted, the one that comes after the other.
     fn law_who_depends_leaves_first(&mut self, id: RunId) {
         let run = &self.kernel.runs[id];
-        if !self.is_long_gone(&run.name) {
+        let own = workload(&run.name).to_owned();
+        let told_at = self.shelf.told_gone_at(&own).filter(|_| self.is_stopped_as_gone(run));
+        if told_at.is_none() && !self.is_long_gone(&run.name) {
             return;
         }
-        let own = workload(&run.name).to_owned();
+        // Whoever decided on this stop because it is gone was told of the other before.
+        let told_before =
+            |other: &str| self.is_gone(other) && self.shelf.told_gone_at(other).is_some_and(|at| Some(at) <= told_at);
+        let is_gone_too = |other: &Name| self.is_long_gone(other) || told_before(workload(other));
         let comes_after = |other: &&Run| {
             let alive = other.stage == Stage::Running && !other.excused && !other.asked_to_stop && !other.killed;
             let after = |run: &Run, of: &str| run.record.spec.after.iter().any(|name| workload(name) == of);
-            alive && after(other, &own) && !after(run, workload(&other.name)) && self.is_long_gone(&other.name)
+            // An edit of `after` needs no new process.
+            let still =
+                self.disk.record(&other.name).is_some_and(|record| record.spec.after == other.record.spec.after);
+            alive && after(other, &own) && !after(run, workload(&other.name)) && is_gone_too(&other.name) && still
         };
         let first = self.kernel.runs.iter().find(comes_after).map(|other| other.name.clone());
         // Longer circles than of two are for the planner's own tests.
@@ -111,16 +207,35 @@ impl World {
         }
     }
 
+    fn is_gone(&self, workload: &str) -> bool {
+        let last = self.truth.eras.get(workload).and_then(|eras| eras.last());
+        last.is_some_and(|era| !era.any) && self.shelf.is_known(workload)
+    }
+
+    /// Whether nothing has spoken against a run but that its files are gone.
+    fn is_stopped_as_gone(&self, run: &Run) -> bool {
+        let (spec, from) = (&run.record.spec, run.born.saturating_sub(UNDER_WAY_MAX));
+        let Some(eras) = self.truth.eras.get(workload(&run.name)) else { return false };
+        let first = eras.iter().rposition(|era| era.at <= from).unwrap_or(0);
+        let before = eras[first..].iter().rev().skip_while(|era| !era.any);
+        let other = before.into_iter().any(|era| !era.any || era.is_against(spec));
+        let by_itself = self.is_superseded(run) || self.has_timed_out(run) || is_sick(run) || self.may_roll_back(run);
+        self.is_gone(workload(&run.name)) && !other && !by_itself
+    }
+
     /// Whether its files have been gone for so long that every controller that lives knows.
     fn is_long_gone(&self, name: &Name) -> bool {
         let last = self.truth.eras.get(workload(name)).and_then(|eras| eras.last());
-        last.is_some_and(|era| !era.any && era.at + UNDER_WAY_MAX < self.now)
+        last.is_some_and(|era| !era.any && era.at + UNDER_WAY_MAX < self.now) && self.shelf.is_known(workload(name))
     }
 
-    /// The manifest that rolls out a replica, if there is exactly one that speaks of it.
+    /// The manifest that rolls out a replica, if there is exactly one that speaks of it, and none that has it end.
     fn rolls(&self, name: &Name) -> Option<(Arc<Spec>, usize)> {
         let claims = self.claims_on(name);
         let [claim] = claims.as_slice() else { return None };
+        if self.is_disputed(name) {
+            return None;
+        }
         let Strategy::Rolling(rolling) = claim.strategy else { return None };
         let max = usize::try_from(rolling.max_unavailable).ok()?;
         (!claim.suspend && is_here(claim)).then(|| (Arc::clone(claim), max))
@@ -185,7 +300,12 @@ impl World {
                 || other.bad_for >= PROGRESS_DEADLINE / 2
                 || other.boot != self.kernel.boot)
         };
-        let reason = self.kernel.runs.iter().any(fails);
+        // Nor is a replica ready in time whose old process took that time to end, by a grace of its own.
+        let lingers = |other: &Run| {
+            let took = other.tried_at.map(|tried| other.ended_at.unwrap_or(self.now).saturating_sub(tried));
+            workload(&other.name) == workload(&run.name) && took.is_some_and(|took| took >= PROGRESS_DEADLINE / 2)
+        };
+        let reason = self.kernel.runs.iter().any(|other| fails(other) || lingers(other));
         let (name, number) = (run.name.clone(), run.number);
         self.judge("an update is taken back for a reason");
         if !reason {
