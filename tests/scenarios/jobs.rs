@@ -41,13 +41,13 @@ fn a_job_that_takes_too_long_is_stopped_with_all_it_started() {
     let status = world.wait_phase("slow", "Failed");
     assert_eq!(status["lastExit"]["message"], "timed out after 500ms");
     assert_eq!(status["lastExit"]["code"], 124);
-    assert!(kernel::directories(&world.group("slow")).is_empty());
+    eventually("its group is gone", || kernel::directories(&world.group("slow")).is_empty());
 }
 
 #[test]
-fn a_scheduled_job_runs_each_second_and_goes_on_after_a_crash_of_the_controller() {
+fn a_scheduled_job_runs_on_time_and_goes_on_after_a_crash_of_the_controller() {
     let mut world = unthrottled();
-    world.put("tick.yaml", "kind: job\nschedule: '* * * * * *'\ncommand: [date, '+%s']");
+    world.put("tick.yaml", "kind: job\nschedule: '*/3 * * * * *'\ncommand: [date, '+%s']");
     let runs = |world: &World| world.logs("tick").lines().map(str::to_owned).collect::<Vec<String>>();
     eventually("it has run twice", || !world.status("tick").is_null() && runs(&world).len() >= 2);
     world.wait_status("tick", |status| {
