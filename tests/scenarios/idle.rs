@@ -171,6 +171,20 @@ fn between_two_looks_an_idle_controller_sleeps() {
     assert_eq!(switches(), before, "an idle init woke up");
 }
 
+#[test]
+fn a_controller_with_its_rebalancer_on_leaves_the_processors_alone() {
+    let world = World::running();
+    world.put("web.yaml", "command: sleep infinity");
+    world.wait_running("web");
+    sleep(Duration::from_secs(2));
+    // Where CPUs are of several groups the rebalancer looks twice in these six seconds; a loop that does not rest takes all of them.
+    let ticks = || kernel::cpu_ticks(world.controller_pid());
+    let before = ticks();
+    sleep(Duration::from_secs(6));
+    let spent = ticks() - before;
+    assert!(spent <= 120, "an idle controller took {spent}0 ms of 6 s");
+}
+
 /// What docs/ARCHITECTURE.md says of a minute in which the resync falls twice, whatever the number of workloads.
 const WAKE_UPS_MAX: usize = 60;
 /// Each resync has one for the scan and one for the sweep, and they go when they are done.

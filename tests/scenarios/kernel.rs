@@ -117,3 +117,10 @@ pub fn release() -> (u32, u32) {
     let mut numbers = text.split(['.', '-']).map(|part| part.trim().parse().unwrap_or(0));
     (numbers.next().unwrap(), numbers.next().unwrap())
 }
+
+/// CPU time of a process, in ticks of 10 ms.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let rest = stat.rsplit_once(')').unwrap().1;
+    rest.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}

@@ -23,13 +23,6 @@ fn bytes_in(folder: &Path) -> u64 {
         .sum()
 }
 
-/// CPU time of a process, in ticks of 10 ms.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let rest = stat.rsplit_once(')').unwrap().1;
-    rest.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
-}
-
 /// The median time of asking for something unrelated.
 fn ps_time(world: &World) -> Duration {
     let mut times: Vec<Duration> = (0..9)
@@ -53,13 +46,13 @@ fn output_without_end_stays_within_its_bound_and_slows_nobody() {
     let init = kernel::parent(world.wait_running("chatty"));
     let folder = world.path("state/logs/chatty");
     eventually("it turns over", || folder.join("log.2").exists());
-    let (before_kib, ticks) = (kernel::smaps_kib(init, "Pss"), cpu_ticks(world.controller_pid()));
+    let (before_kib, ticks) = (kernel::smaps_kib(init, "Pss"), kernel::cpu_ticks(world.controller_pid()));
     let (begun, mut largest) = (Instant::now(), 0);
     while begun.elapsed() < Duration::from_secs(3) {
         largest = largest.max(bytes_in(&folder));
         sleep(Duration::from_millis(5));
     }
-    let spent = cpu_ticks(world.controller_pid()) - ticks;
+    let spent = kernel::cpu_ticks(world.controller_pid()) - ticks;
     assert!(largest <= 3 * ((64 << 10) + WRITE_BYTES_MAX), "{largest} bytes");
     assert!(spent <= 30, "the controller took {spent}0 ms of 3 s");
     let after_kib = kernel::smaps_kib(init, "Pss");
@@ -153,9 +146,9 @@ fn a_line_without_end_binary_output_and_a_closed_stream_are_no_trouble() {
     let init = kernel::parent(world.wait_running("web"));
     eventually("all of the line is there", || world.logs("web").starts_with(&"a".repeat(300_000)));
     eventually("the streams are closed", || kernel::processes(&world.group("web")).len() == 2);
-    let ticks = cpu_ticks(init);
+    let ticks = kernel::cpu_ticks(init);
     sleep(Duration::from_secs(1));
-    assert!(cpu_ticks(init) <= ticks + 1, "init is busy with a stream that has ended");
+    assert!(kernel::cpu_ticks(init) <= ticks + 1, "init is busy with a stream that has ended");
     assert_eq!(world.phase("web"), "Running");
 }
 

@@ -9,6 +9,18 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+/// One that is left alone, one that is to be killed, and one that ends with code 7 when it is asked to.
+fn three_running(world: &World) -> [u32; 3] {
+    for name in ["web", "dies"] {
+        world.put(&format!("{name}.yaml"), "restart: {initialDelay: 10ms}\ncommand: sleep infinity");
+    }
+    world.put(
+        "job.yaml",
+        "kind: job\nrestart: never\ncommand: [sh, -c, 'trap \"exit 7\" USR1; while :; do sleep 0.05; done']",
+    );
+    ["web", "dies", "job"].map(|name| world.wait_running(name))
+}
+
 fn remount(held: &Held, path: &Path, how: &str) {
     let mut command = Command::new("nsenter");
     command.args(["-t", &held.holder.id().to_string(), "-m", "mount", "-o", &format!("remount,{how}")]).arg(path);
@@ -20,14 +32,7 @@ fn a_full_runtime_folder_stops_nothing_and_forgets_no_end() {
     let mut host = Host { world: World::new() };
     let Held { mut holder, inside, join } = hold(&host.world.path("run/workloads"), "1m");
     host.world.start_after(&join);
-    for name in ["web", "dies"] {
-        host.world.put(&format!("{name}.yaml"), "restart: {initialDelay: 10ms}\ncommand: sleep infinity");
-    }
-    host.world.put(
-        "job.yaml",
-        "kind: job\nrestart: never\ncommand: [sh, -c, 'trap \"exit 7\" USR1; while :; do sleep 0.05; done']",
-    );
-    let [web, dies, job] = ["web", "dies", "job"].map(|name| host.world.wait_running(name));
+    let [web, dies, job] = three_running(&host.world);
     let mut filler = fs::File::create(inside.join("filler")).unwrap();
     while filler.write_all(&[b'x'; 4096]).is_ok() {}
 
@@ -57,14 +62,7 @@ fn a_runtime_folder_that_turns_read_only_stops_nothing_and_forgets_no_end() {
     let folder = host.world.path("run/workloads");
     let mut held = hold(&folder, "4m");
     host.world.start_after(&held.join);
-    for name in ["web", "dies"] {
-        host.world.put(&format!("{name}.yaml"), "restart: {initialDelay: 10ms}\ncommand: sleep infinity");
-    }
-    host.world.put(
-        "job.yaml",
-        "kind: job\nrestart: never\ncommand: [sh, -c, 'trap \"exit 7\" USR1; while :; do sleep 0.05; done']",
-    );
-    let [web, dies, job] = ["web", "dies", "job"].map(|name| host.world.wait_running(name));
+    let [web, dies, job] = three_running(&host.world);
     remount(&held, &folder, "ro");
 
     host.world.put("new.yaml", "command: sleep infinity");
