@@ -2,7 +2,7 @@
 
 use crate::model::event::News;
 use crate::model::name::Name;
-use crate::model::observed::Observed;
+use crate::model::observed::{Group, Observed};
 use std::collections::BTreeSet;
 
 /// Pids that are named, smallest first: enough to see whom it hit, and one line of a terminal.
@@ -14,9 +14,7 @@ pub fn news(name: &Name, before: &Observed, seen: &Observed, strays: &BTreeSet<u
     match (&before.group, &seen.group) {
         (Some(_), None) => found.push("somebody has removed its cgroup".to_owned()),
         (Some(before), Some(now)) => {
-            if now.frozen && !before.frozen {
-                found.push("somebody has frozen it".to_owned());
-            }
+            found.extend(frozen(before, now));
             for (file, value) in &before.settings.0 {
                 match now.settings.get(file) {
                     Some(held) if held == value => {}
@@ -35,14 +33,28 @@ pub fn news(name: &Name, before: &Observed, seen: &Observed, strays: &BTreeSet<u
         };
         found.push(format!("somebody has moved pid {}{more} out of its cgroup", pids.join(", ")));
     }
-    found.into_iter().map(|text| News::warning(name, "Drift", text)).collect()
+    found.into_iter().map(|text| told(name, text)).collect()
+}
+
+/// The same, where a step of ours lies between the two sightings: what it may have changed says nothing of anybody else. Nothing of ours
+/// freezes a group.
+pub fn beside_a_step(name: &Name, before: &Observed, seen: &Observed) -> Option<News> {
+    let (before, now) = (before.group.as_ref()?, seen.group.as_ref()?);
+    frozen(before, now).map(|text| told(name, text))
+}
+
+fn frozen(before: &Group, now: &Group) -> Option<String> {
+    (now.frozen && !before.frozen).then(|| "somebody has frozen it".to_owned())
+}
+
+fn told(name: &Name, text: String) -> News {
+    News::warning(name, "Drift", text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::cgroup::Settings;
-    use crate::model::observed::Group;
 
     fn seen(settings: &[(&str, &str)], frozen: bool) -> Observed {
         let settings = settings.iter().map(|(file, value)| ((*file).to_owned(), (*value).to_owned())).collect();
@@ -74,5 +86,8 @@ mod tests {
             ["somebody has moved pid 1, 2, 3, 4, 5, 6, 7, 8 and 504 more out of its cgroup"]
         );
         assert_eq!(check(&Observed::default(), &[]), ["somebody has removed its cgroup"]);
+        let frozen = beside_a_step(&name, &before, &seen(&[("cpu.max", "max 100000")], true)).unwrap();
+        assert_eq!((frozen.reason.as_ref(), frozen.message.as_str()), ("Drift", "somebody has frozen it"));
+        assert_eq!(beside_a_step(&name, &before, &seen(&[("cpu.max", "max 100000")], false)), None, "it may be ours");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::act::{ActError, Acted, Kept, step_name};
 use super::sweep::Look;
-use super::{Command, Controller, Done, Job, news, report};
+use super::{Command, Controller, Done, Job, drift, news, report};
 use crate::host::{HostError, chain};
 use crate::model::clock::Time;
 use crate::model::name::Name;
@@ -29,6 +29,11 @@ impl Controller {
                 self.conclude_move(&work, result.is_ok());
                 self.conclude(&work, result);
                 self.measure_last(&work.name, &seen, last);
+                let before = self.state.observed.get(&work.name);
+                let frozen = before
+                    .zip(seen.as_ref().ok())
+                    .and_then(|(before, seen)| drift::beside_a_step(&work.name, before, seen));
+                self.tell(frozen.into_iter().collect());
                 self.see(&work.name, seen);
             }
             Done::Seen { name, look: Look { seen, last } } => {

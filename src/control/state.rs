@@ -221,13 +221,10 @@ impl State {
 
     /// Takes a reading of the CPUs; the share that was busy since the one before is the utilisation.
     pub fn measure(&mut self, times: CpuTimes) {
-        if let Some(before) = self.cpu_times {
-            let (busy, total) = (times.busy.saturating_sub(before.busy), times.total.saturating_sub(before.total));
-            // Less than a tenth of a second on one CPU says nothing.
-            if total < 10 {
-                return;
-            }
-            self.utilisation_percent = u8::try_from(100 * busy / total).ok();
+        // Counting begins anew where less has passed in all than before.
+        if let Some(before) = self.cpu_times.filter(|before| before.total <= times.total) {
+            let Some(percent) = times.busy_percent_since(before) else { return };
+            self.utilisation_percent = Some(percent);
         }
         self.cpu_times = Some(times);
     }

@@ -72,6 +72,19 @@ pub struct CpuTimes {
     pub total: u64,
 }
 
+impl CpuTimes {
+    /// Less says nothing: a tenth of a second on one CPU.
+    const TICKS_MIN: u64 = 10;
+
+    /// The share in percent that was busy since an earlier reading; none while that is too short ago. Of CPUs that were switched off in
+    /// between nothing is known, and the kernel takes back what it has counted as waiting for disks (`man 5 proc_stat`, iowait).
+    pub fn busy_percent_since(self, before: CpuTimes) -> Option<u8> {
+        let busy = self.busy.saturating_sub(before.busy);
+        let total = self.total.saturating_sub(before.total).max(busy);
+        (total >= CpuTimes::TICKS_MIN).then(|| u8::try_from(100 * busy / total).unwrap_or(100))
+    }
+}
+
 pub use crate::model::cgroup::Shrink;
 
 /// What a folder is known by, whatever it is called.
@@ -259,4 +272,20 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_busy_it_was_is_told_in_percent_whatever_the_counters_do() {
+        let before = CpuTimes { busy: 1000, total: 50_000 };
+        let check = |busy, total| CpuTimes { busy, total }.busy_percent_since(before);
+        assert_eq!([check(1000, 50_200), check(1050, 50_200), check(1200, 50_200)], [Some(0), Some(25), Some(100)]);
+        assert_eq!(check(1005, 50_009), None, "too short");
+        // More work than time in all: time spent waiting for a disk was taken back.
+        assert_eq!([check(1100, 50_020), check(1100, 49_900)], [Some(100), Some(100)]);
+        assert_eq!(check(900, 49_000), None, "all of them went back");
+    }
 }

@@ -177,9 +177,10 @@ fn an_update_rolls_from_replica_to_replica_and_one_that_fails_is_taken_back() {
 #[test]
 fn a_job_that_waits_for_a_quieter_host_says_so_once_where_people_look() {
     let mut world = World::new();
-    world.start(&["--job-cpu-threshold", "1"]);
+    world.start(&["--job-cpu-threshold", "1", "--resync", "500ms"]);
     world.put("burn.yaml", "command: [sh, -c, 'while :; do :; done']");
-    world.wait_running("burn");
+    // Of the time since the controller last looked it has taken more than a hundredth, however many CPUs there are.
+    world.wait_status("burn", |status| status["usage"]["cpuUs"].as_u64().is_some_and(|used| used > 2_000_000));
     world.put("job.yaml", "kind: job\ncommand: 'true'");
     let status = world.wait_status("job", |status| status["conditions"].to_string().contains("HostBusy"));
     assert_eq!(status["phase"], "Pending");
