@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// How soon a change has to be in force. Measured are 50 to 300 ms on a host, a hundred times that in the emulated machine on a busy one;
 /// what is to be told apart from it, the next resync, is an hour away.
-const SOON: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_mins(3);
 
 /// A controller that is woken by events only.
 fn watching() -> World {
