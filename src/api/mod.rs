@@ -229,7 +229,12 @@ async fn plan(State(api): State<Api>) -> Response {
 }
 
 async fn plan_for(State(api): State<Api>, Json(Files { files, unreadable }): Json<Files>) -> Response {
-    let read = files.into_iter().map(|(path, text)| (path.clone(), Arc::new(parse(&path, text.as_bytes()))));
+    // Away from the loop: exits and probes do not wait for thousands of files to be parsed.
+    let parsed = tokio::task::spawn_blocking(move || {
+        let read = files.into_iter().map(|(path, text)| (path.clone(), Arc::new(parse(&path, text.as_bytes()))));
+        read.collect::<Vec<_>>()
+    });
+    let Ok(read) = parsed.await else { return shutting_down() };
     let unread = unreadable.into_iter().map(|(path, why)| {
         let found = Diagnostic::error(
             &path,
@@ -239,7 +244,7 @@ async fn plan_for(State(api): State<Api>, Json(Files { files, unreadable }): Jso
         );
         (path, Arc::new(Parsed::refused(found)))
     });
-    api.ask_for_plan(Some(read.chain(unread).collect())).await
+    api.ask_for_plan(Some(read.into_iter().chain(unread).collect())).await
 }
 
 async fn wait(State(api): State<Api>, Query(wait): Query<Wait>) -> Response {

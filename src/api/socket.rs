@@ -9,12 +9,20 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Members of this group may use the socket, if there is such a group.
 const GROUP: &str = "containerctl";
+
+/// Connections at a time, of which each `wait` and each `events --follow` is one: enough for people and their scripts, and far below the
+/// descriptors that starting workloads needs.
+const CONNECTIONS_MAX: usize = 200;
 
 /// What keeps the socket from being opened.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +64,8 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
 /// Answers requests until the task is dropped, but not a workload's: what is below `cgroup_parent` has no business here, whatever uid it has
 /// and however it came by the socket. Listens at each socket that `fresh` brings instead of the one before.
 pub async fn serve(listener: UnixListener, fresh: mpsc::Receiver<UnixListener>, api: Api, cgroup_parent: String) {
-    let listener = Outsiders { listener, fresh, cgroup_parent };
+    let listener =
+        Outsiders { listener, fresh, cgroup_parent, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), full: false };
     if let Err(error) = axum::serve(listener, router(api)).await {
         tracing::error!(error = %error, "the API has stopped");
     }
@@ -67,13 +76,16 @@ struct Outsiders {
     listener: UnixListener,
     fresh: mpsc::Receiver<UnixListener>,
     cgroup_parent: String,
+    places: Arc<Semaphore>,
+    /// Whether the last one found no place.
+    full: bool,
 }
 
 impl Listener for Outsiders {
-    type Io = UnixStream;
+    type Io = Guest;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+    async fn accept(&mut self) -> (Guest, SocketAddr) {
         loop {
             // Safe to cancel: a connection, and a socket, that nobody has taken yet stays where it is.
             let (stream, address) = tokio::select! {
@@ -88,13 +100,53 @@ impl Listener for Outsiders {
                 Some(pid) if is_below(pid, &self.cgroup_parent) => {
                     tracing::warn!(pid, "a workload tried to talk to the controller and was refused");
                 }
-                _ => return (stream, address),
+                _ => match Arc::clone(&self.places).try_acquire_owned() {
+                    Ok(place) => {
+                        self.full = false;
+                        return (Guest { stream, _place: place }, address);
+                    }
+                    // Closed: better than to wait for those that may stay for a day.
+                    Err(_) => {
+                        if !std::mem::replace(&mut self.full, true) {
+                            tracing::warn!(
+                                connections = CONNECTIONS_MAX,
+                                "the API is full: connections are closed; help: look who waits for or follows the controller, `ss -xp`"
+                            );
+                        }
+                    }
+                },
             }
         }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+}
+
+/// A connection, and its place among those there may be.
+struct Guest {
+    stream: UnixStream,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Guest {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Guest {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -115,5 +167,28 @@ mod tests {
         assert!(matches!(listen(&folder.path().join("precious")), Err(SocketError::Occupied { .. })));
         let missing = listen(&folder.path().join("no/s")).unwrap_err();
         assert!(missing.to_string().contains("help:"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn connections_are_bounded_and_their_places_are_given_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (_fresh, fresh) = mpsc::channel(1);
+        let mut outsiders = Outsiders {
+            listener: listen(&path).unwrap(),
+            fresh,
+            cgroup_parent: "nobody".to_owned(),
+            places: Arc::new(Semaphore::new(1)),
+            full: false,
+        };
+        let connect = || std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let (_first, mut second) = (connect(), connect());
+        let (guest, _) = outsiders.accept().await;
+        let next = tokio::time::timeout(std::time::Duration::from_millis(100), outsiders.accept()).await;
+        assert!(next.is_err(), "there was no place");
+        assert_eq!(io::Read::read(&mut second, &mut [0]).unwrap(), 0, "it was closed");
+        drop(guest);
+        let _third = connect();
+        outsiders.accept().await;
     }
 }

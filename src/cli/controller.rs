@@ -20,6 +20,7 @@ use crate::model::label::{HostLabels, Label};
 use crate::store::{Place, Store};
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::geteuid;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::env::consts::ARCH;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -45,6 +46,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         bail!("the controller needs root: it makes cgroups and namespaces\n  help: sudo containerctl controller ...");
     }
     let balance = balance(args)?;
+    raise_descriptors();
     ignore_lease_breaks().context("cannot ignore SIGIO")?;
     let manifests = absolute(&args.manifests).context("cannot find the current directory")?;
     let state = absolute(&args.state).context("cannot find the current directory")?;
@@ -94,6 +96,14 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// As many descriptors as it is allowed: each workload takes some. Workloads get limits of their own.
+fn raise_descriptors() {
+    let most = getrlimit(Resource::Nofile).maximum;
+    if let Err(errno) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::warn!(error = %errno, "cannot raise the limit on open files; many workloads may be too many");
+    }
+}
+
 async fn serve(
     controller: Controller,
     threads: Threads,
@@ -129,13 +139,17 @@ async fn serve(
     let api = tokio::spawn(socket::serve(listener, refreshed, api, args.cgroup_parent.clone()));
     tracing::info!(manifests = %args.manifests.display(), socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "watching");
     let keeper = tokio::spawn(keeper.run(args.resync));
-    controller.run(threads, commands, ends).await;
+    let all_down = controller.run(threads, commands, ends).await;
     signals.abort();
     keeper.abort();
     api.abort();
     // The next controller replaces it if this fails.
     let _ = fs::remove_file(socket);
-    let left = if args.stop_workloads { "stopped, and the workloads with it" } else { "stopped; workloads go on" };
+    let left = match (args.stop_workloads, all_down) {
+        (true, true) => "stopped, and the workloads with it",
+        (true, false) => "stopped, but not all workloads could be stopped with it",
+        (false, _) => "stopped; workloads go on",
+    };
     tracing::info!(workloads_running = running.borrow().health().running, "{left}");
     Ok(())
 }

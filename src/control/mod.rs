@@ -52,7 +52,7 @@ use crate::model::name::Name;
 
 use crate::model::record::Record;
 use crate::plan::strain::Strains;
-use crate::plan::{Act, Work};
+use crate::plan::{Act, Shutdown, Work};
 use crate::store::{Found, Store};
 use act::{Acted, Known, act, step_name};
 use balance::{Balance, Metered};
@@ -218,6 +218,8 @@ pub struct Controller {
     scan_at: Option<Instant>,
     /// Since when nothing runs any more, for a controller that takes its workloads along.
     down_since: Option<Steady>,
+    /// When it was last told to take its workloads with it.
+    ending_since: Steady,
     /// Consents that are not remembered yet, and whom the one is for that is on its way to the disk.
     consents: VecDeque<Consent>,
     consenting: BTreeSet<Name>,
@@ -243,7 +245,7 @@ impl Controller {
                 // The others are none the worse for it; it is looked at again with the next resync.
                 Err(error) => {
                     tracing::error!(workload = %name, error = %chain(&error), "cannot look at it; it is left alone until that works");
-                    state.blind(&name);
+                    state.lose_sight_of(&name);
                 }
             }
         }
@@ -273,13 +275,14 @@ impl Controller {
             folder_anew: None,
             watching: Watching::default(),
             folder_woken: Arc::new(Notify::new()),
-            snapshot: cell::Sender::new(Arc::new(Snapshot::default())),
+            snapshot: cell::Sender::new(Arc::new(Snapshot::unread())),
             journal: Arc::new(journal),
             told,
             unsaved,
             saving: false,
             scan_at,
             down_since: None,
+            ending_since: Steady::default(),
             consents: VecDeque::new(),
             consenting: BTreeSet::new(),
             sweeping: false,
@@ -337,8 +340,11 @@ impl Controller {
     /// One pass: plans, begins the work, tells how things stand. Answers when to look again.
     fn pass(&mut self) -> Instant {
         let now = self.host.time();
-        for name in self.state.blind_and_due(now.steady) {
-            self.look(&name);
+        // One that is to be killed is looked at after that.
+        if self.state.shutdown != Some(Shutdown::AtOnce) {
+            for name in self.state.blind_and_due(now.steady) {
+                self.look(&name);
+            }
         }
         if self.state.has_waiting_job()
             && let Ok(times) = self.host.cpu_times()

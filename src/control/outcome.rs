@@ -78,6 +78,8 @@ impl Controller {
         tracing::error!(job = ?job, "a job panicked; help: please report it with the lines above");
         match job {
             Job::Workload(name) => {
+                // Nobody knows how far it came: what is in memory is written once more before anything is built on it.
+                self.state.unsaved.refused(name);
                 self.state.set_back(name, message.to_owned(), self.host.steady());
                 self.see(name, Err(HostError::Panicked));
             }
@@ -128,8 +130,10 @@ impl Controller {
             // What was seen before may be over, or have begun since: to act on it is to start a workload twice.
             Err(error) => {
                 let message = chain(&error);
-                tracing::error!(workload = %name, error = message, "cannot look at it");
-                self.state.blind(name);
+                if self.state.setbacks.get(name).is_none_or(|setback| setback.message != message) {
+                    tracing::error!(workload = %name, error = message, "cannot look at it; it is left as it is, and looked at again and again");
+                }
+                self.state.lose_sight_of(name);
                 self.state.set_back(name, message, self.host.steady());
                 None
             }

@@ -50,6 +50,12 @@ pub struct Health {
 }
 
 impl Snapshot {
+    /// What there is to tell before the first look.
+    pub fn unread() -> Snapshot {
+        let unsettled = vec!["the manifests folder has not been looked at yet".to_owned()];
+        Snapshot { unsettled, ..Snapshot::default() }
+    }
+
     /// A status with what the workload has used.
     pub fn with_usage(&self, status: &Status) -> Status {
         Status { usage: self.usage.get(&status.name).copied(), ..status.clone() }

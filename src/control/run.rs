@@ -87,13 +87,15 @@ impl Controller {
         (asked, Handle { journal, commands, snapshots: self.snapshots(), board })
     }
 
-    /// Runs until told to end, then lets what is under way finish. Workloads go on, unless the options say that they are stopped first.
+    /// Runs until told to end, then lets what is under way finish. Workloads go on, unless the options say that they are stopped first;
+    /// answers whether all of them were.
     pub async fn run(
         mut self,
         mut threads: Threads,
         mut commands: mpsc::Receiver<Command>,
         mut ends: mpsc::Receiver<()>,
-    ) {
+    ) -> bool {
+        let mut all_down = false;
         let (folder_woken, changes) = (Arc::clone(&self.folder_woken), Arc::clone(&self.changes));
         let (mounts, hotplug) = (Mounts::watch(), Hotplug::watch());
         let board = Arc::clone(&self.board);
@@ -104,7 +106,8 @@ impl Controller {
         loop {
             let mut deadline = self.turn();
             if self.state.shutdown.is_some() {
-                if self.is_down() {
+                if let Some(all) = self.is_down() {
+                    all_down = all;
                     break;
                 }
                 // Looked at again in time to give up.
@@ -143,6 +146,7 @@ impl Controller {
         if let Err(error) = self.store.flush() {
             tracing::error!(error = %chain(&error), "cannot flush the database");
         }
+        all_down
     }
 
     /// Begins to stop the workloads, or stops waiting for them; answers whether there is anything to wait for.
@@ -156,43 +160,51 @@ impl Controller {
         };
         tracing::info!(how = ?how, "stopping the workloads");
         self.state.shutdown = Some(how);
+        if how == Shutdown::AtOnce {
+            self.state.try_the_blind_again();
+        }
+        self.ending_since = self.host.steady();
         true
     }
 
-    /// Whether every workload is down and cleared away; one that not even a kill has ended within [`SHUTDOWN_MAX`] counts, and groups that
-    /// cannot be removed within as long again are left to the next controller.
-    fn is_down(&mut self) -> bool {
+    /// Whether it is over, and if so whether every workload is down and cleared away. One that cannot be looked at, or that not even a kill
+    /// has ended, is waited for [`SHUTDOWN_MAX`]; groups that cannot be removed within as long again are left to the next controller.
+    fn is_down(&mut self) -> Option<bool> {
         let time = self.host.time();
         let clock = time.of_boot(&self.state.machine.boot_id);
         let killed = |name: &Name| {
             let stopping = self.state.records.get(name).and_then(|record| record.stopping.as_ref());
             stopping.and_then(|stopping| stopping.killed.as_ref().map(|_| &stopping.since))
         };
+        let blind = self.state.blind();
         let gone = |(name, seen): (&Name, &Observed)| match &seen.instance {
+            _ if blind.contains(name) => true,
             Some(Instance { life: Life::Starting | Life::Running { .. }, .. }) => {
                 killed(name).is_some_and(|since| clock.since(since) > SHUTDOWN_MAX)
             }
             _ => true,
         };
-        if !self.state.observed.iter().all(gone) {
+        let may_be_seen = !blind.is_empty() && time.steady.since(self.ending_since) <= SHUTDOWN_MAX;
+        if may_be_seen || !self.state.observed.iter().all(gone) {
             // One that was being started may appear late, and is owed as long as the others.
             self.down_since = None;
-            return false;
+            return None;
         }
         let is_left = |(_, seen): &(&Name, &Observed)| seen.group.is_some();
         let left: Vec<&Name> = self.state.observed.iter().filter(is_left).map(|(name, _)| name).collect();
         let since = *self.down_since.get_or_insert(time.steady);
         let (busy, fenced) = (&self.state.in_flight, self.is_fenced());
-        let is_done = left.is_empty() && busy.is_empty() && fenced;
+        let is_done = left.is_empty() && busy.is_empty() && blind.is_empty() && fenced;
         if !is_done && time.steady.since(since) > SHUTDOWN_MAX {
             tracing::warn!(
                 ?left,
                 ?busy,
+                ?blind,
                 fenced,
-                "cgroups, steps or the host's own CPUs are left as they are; the next controller finds them"
+                "cgroups, steps, workloads that cannot be looked at or the host's own CPUs are left as they are; the next controller finds them"
             );
-            return true;
+            return Some(false);
         }
-        is_done
+        is_done.then_some(true)
     }
 }

@@ -328,8 +328,19 @@ impl State {
     }
 
     /// Keeps a workload that cannot be looked at as it is, until it can.
-    pub fn blind(&mut self, name: &Name) {
+    pub fn lose_sight_of(&mut self, name: &Name) {
         self.blind.insert(name.clone());
+    }
+
+    /// Whatever failed about those that cannot be looked at, it is tried at once.
+    pub fn try_the_blind_again(&mut self) {
+        let State { blind, setbacks, .. } = self;
+        setbacks.retain(|name, _| !blind.contains(name));
+    }
+
+    /// Those that cannot be looked at.
+    pub fn blind(&self) -> &BTreeSet<Name> {
+        &self.blind
     }
 
     /// Notes that a step failed, and when to try again.

@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 use std::ops::RangeInclusive;
 
 /// Version 2 keeps the times of waits by two clocks, version 1 by that on the wall alone.
-const RECORD: RangeInclusive<u8> = 1..=2;
+const RECORD: RangeInclusive<u8> = 1..=RECORD_VERSION;
+/// The version of the records that are written.
+pub const RECORD_VERSION: u8 = 2;
 /// Version 0 is JSON alone, which begins with a brace: no version will have that number.
 const EVENT: RangeInclusive<u8> = 1..=1;
 const HEAD_BYTES: usize = 5;
@@ -64,11 +66,12 @@ fn open<T: DeserializeOwned>(bytes: &[u8], versions: &RangeInclusive<u8>) -> Res
     let short = || DecodeError::Short { len: bytes.len() };
     let (version, rest) = bytes.split_first().ok_or_else(short)?;
     let (checksum, json) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-    if !versions.contains(version) {
-        return Err(DecodeError::Version { version: *version });
-    }
+    // First: the version of what is damaged says nothing.
     if crc32fast::hash(json) != u32::from_le_bytes(*checksum) {
         return Err(DecodeError::Checksum);
+    }
+    if !versions.contains(version) {
+        return Err(DecodeError::Version { version: *version });
     }
     serde_json::from_slice(json).map_err(DecodeError::Json)
 }

@@ -16,9 +16,19 @@ const STEP_MIN: Duration = Duration::from_millis(10);
 pub fn delay(restart: &Restart, failures: u32, name: &Name, entropy: u64) -> Duration {
     let doublings = failures.saturating_sub(1).min(31);
     let first = if doublings == 0 { restart.initial_delay } else { restart.initial_delay.max(STEP_MIN) };
-    let base = first.saturating_mul(1 << doublings).min(restart.max_delay);
-    let jitter = base / JITTER_DIVISOR * fraction(name, failures, entropy) / FRACTION_END;
-    base.saturating_add(jitter).min(restart.max_delay)
+    let base = first.saturating_mul(1 << doublings);
+    let more = jitter(base, failures, name, entropy).map(|jitter| base.saturating_add(jitter));
+    more.filter(|more| *more <= restart.max_delay).unwrap_or_else(|| last(restart, failures, name, entropy))
+}
+
+/// The longest delay. Its jitter is taken off: what has failed for long enough to wait for it has so together with others.
+pub fn last(restart: &Restart, failures: u32, name: &Name, entropy: u64) -> Duration {
+    let longest = restart.max_delay;
+    longest.saturating_sub(jitter(longest, failures, name, entropy).unwrap_or_default())
+}
+
+fn jitter(delay: Duration, failures: u32, name: &Name, entropy: u64) -> Option<Duration> {
+    Some((delay / JITTER_DIVISOR).checked_mul(fraction(name, failures, entropy))? / FRACTION_END)
 }
 
 pub(super) const FRACTION_END: u32 = 1 << 16;
@@ -37,6 +47,7 @@ pub(super) fn fraction(name: &Name, failures: u32, entropy: u64) -> u32 {
 mod tests {
     use super::*;
     use crate::model::spec::RestartPolicy;
+    use std::collections::BTreeSet;
 
     #[test]
     fn delays_double_up_to_the_last_with_at_most_a_quarter_of_jitter() {
@@ -50,11 +61,14 @@ mod tests {
         let name: Name = "web".parse().unwrap();
         for (failures, base) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (1000, 60)] {
             let delay = delay(&restart, failures, &name, 7);
-            assert!(
-                delay >= seconds(base) && delay <= (seconds(base) * 5 / 4).min(seconds(60)),
-                "{failures}: {delay:?}"
-            );
+            // The last one is a bound: its jitter is taken off.
+            let base = if base == 60 { seconds(base) * 3 / 4 } else { seconds(base) };
+            assert!(delay >= base && delay <= (base * 5 / 4).min(seconds(60)), "{failures}: {delay:?}");
         }
+        let felled = |failures| -> BTreeSet<Duration> {
+            (0..20).map(|at| delay(&restart, failures, &format!("web.{at}").parse().unwrap(), 7)).collect()
+        };
+        assert_eq!([1, 4, 7, 1000].map(|failures| felled(failures).len()), [20; 4], "together they came back");
         assert_ne!(delay(&restart, 1, &name, 7), delay(&restart, 1, &"db".parse().unwrap(), 7));
         assert_eq!(delay(&restart, 1, &name, 7), delay(&restart, 1, &name, 7));
     }
@@ -71,6 +85,7 @@ mod tests {
         let name = "web".parse().unwrap();
         assert_eq!(delay(&eager, 1, &name, 7), Duration::ZERO);
         assert!(delay(&eager, 2, &name, 7) >= Duration::from_millis(20));
-        assert_eq!(delay(&eager, 20, &name, 7), second);
+        let longest = delay(&eager, 20, &name, 7);
+        assert!(longest <= second && longest >= second * 3 / 4, "{longest:?}");
     }
 }

@@ -113,9 +113,11 @@ impl Lasting {
             return self.discard(open);
         }
         // The number first: a log that ends between the two is ahead of its witness, not behind.
-        let changed = open.count(number).and_then(|()| match value {
-            Some(value) => open.insert(key, &value),
-            None => open.remove(key),
+        let changed = caught(|| {
+            open.count(number).and_then(|()| match value {
+                Some(value) => open.insert(key, &value),
+                None => open.remove(key),
+            })
         });
         if changed.is_err() {
             self.discard(open);
@@ -138,15 +140,25 @@ impl Lasting {
     fn mended(&self) -> io::Result<(Arc<Open>, Mark)> {
         // Every change up to the mark is in the database, and none after it.
         let _order = self.order();
-        let mut inner = self.inner();
-        let mark = inner.mark;
-        if let Some(open) = &inner.open {
-            return Ok((Arc::clone(open), mark));
-        }
-        let all: usize = inner.rows.values().map(Vec::len).sum();
+        // Not held meanwhile: who asks what is unsaved does not wait for a disk.
+        let (mark, rows) = {
+            let inner = self.inner();
+            match &inner.open {
+                Some(open) => return Ok((Arc::clone(open), inner.mark)),
+                None => (inner.mark, inner.rows.clone()),
+            }
+        };
+        let all: usize = rows.values().map(Vec::len).sum();
         if self.path.exists() {
             probe(&self.path, 2 * all).map_err(|error| flatten(&error))?;
         }
+        let open = Arc::new(caught(|| self.opened(mark, &rows))?);
+        self.inner().open = Some(Arc::clone(&open));
+        Ok((open, mark))
+    }
+
+    /// The database opened anew, with these rows in it and no others.
+    fn opened(&self, mark: Mark, wanted: &BTreeMap<(Tree, Vec<u8>), Vec<u8>>) -> io::Result<Open> {
         let mut losses = Vec::new();
         let database = Database::open(&self.path, &mut losses);
         // What is lost there is still here.
@@ -156,20 +168,18 @@ impl Lasting {
         let Database { open, rows, mark: _ } = database.map_err(|error| flatten(&error))?;
         open.count(mark.number)?;
         let saved: BTreeMap<(Tree, Vec<u8>), Vec<u8>> = rows.into_iter().collect();
-        for (key, value) in inner.rows.iter().filter(|(key, value)| saved.get(*key) != Some(value)) {
+        for (key, value) in wanted.iter().filter(|(key, value)| saved.get(*key) != Some(value)) {
             open.insert(key, value)?;
         }
-        for key in saved.keys().filter(|key| !inner.rows.contains_key(*key)) {
+        for key in saved.keys().filter(|key| !wanted.contains_key(*key)) {
             open.remove(key)?;
         }
-        let open = Arc::new(open);
-        inner.open = Some(Arc::clone(&open));
-        Ok((open, mark))
+        Ok(open)
     }
 
     fn save(&self, save: impl Fn(&Open) -> io::Result<()>) -> io::Result<Mark> {
         let (open, mark) = self.mended()?;
-        match save(&open) {
+        match caught(|| save(&open)) {
             Ok(()) => {
                 self.inner().unsaved.retain(|_, change| *change > mark.number);
                 Ok(mark)
@@ -195,6 +205,12 @@ impl Lasting {
         }
         Ok(())
     }
+}
+
+/// What sled does, a panic of its included: its log has asserts, and one that fails is a database that is out of order like any other.
+fn caught<T>(does: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let panicked = |_| Err(io::Error::other("the database has a bug, of which the lines above tell more"));
+    catch_unwind(AssertUnwindSafe(does)).unwrap_or_else(panicked)
 }
 
 /// Where the witness of a database is.

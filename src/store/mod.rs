@@ -24,7 +24,7 @@ mod lasting;
 mod tests;
 mod witness;
 
-use crate::model::codec;
+use crate::model::codec::{self, DecodeError};
 use crate::model::event::Event;
 use crate::model::name::Name;
 use crate::model::record::Record;
@@ -33,6 +33,7 @@ use lasting::{Lasting, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +62,11 @@ pub enum StoreError {
     Put { name: Name, source: io::Error },
     #[error("cannot encode the record of {name}")]
     Encode { name: Name, source: serde_json::Error },
+    #[error(
+        "the record of {name} in the state folder was written by a newer containerctl (version {version} of records)\n  help: start that one again; workloads go on meanwhile. Or move the folder's `db` away: then what it remembers is lost, and \
+         jobs that are done run again"
+    )]
+    Newer { name: Name, version: u8 },
     #[error("cannot read records")]
     Read(#[source] io::Error),
     #[error("cannot flush records")]
@@ -260,7 +266,10 @@ impl Syncer {
             if more == Err(RecvTimeoutError::Disconnected) {
                 break;
             }
-            let now = self.records.sync().err().map(|error| in_words(&error.to_string()));
+            // This thread is the only one that syncs by itself: whatever happens, it goes on.
+            let synced = catch_unwind(AssertUnwindSafe(|| self.records.sync()));
+            let synced = synced.unwrap_or_else(|_| Err(io::Error::other("a bug, of which the lines above tell more")));
+            let now = synced.err().map(|error| in_words(&error.to_string()));
             match (&trouble, &now) {
                 (None, Some(now)) => {
                     tracing::error!(
@@ -291,6 +300,10 @@ fn read(records: &dyn Table, found: &mut Found) -> Result<(), StoreError> {
         match (key.parse::<Name>(), codec::decode(&value)) {
             (Ok(name), Ok(record)) => {
                 found.records.insert(name, record);
+            }
+            // To go on without it is to overwrite it.
+            (Ok(name), Err(DecodeError::Version { version })) if version > codec::RECORD_VERSION => {
+                return Err(StoreError::Newer { name, version });
             }
             (Ok(_), Err(error)) => found.losses.push(format!("the record of {key} {error}")),
             (Err(_), _) => found.losses.push(format!("a record has the impossible name {key:?}")),

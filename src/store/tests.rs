@@ -103,6 +103,76 @@ fn a_damaged_database_is_set_aside_and_a_new_one_begun() {
 }
 
 /// Numbers that look random and are the same in every run (Marsaglia's xorshift64, "Xorshift RNGs", 2003).
+#[test]
+fn a_record_of_a_newer_version_is_not_written_over() {
+    let state = tempfile::tempdir().unwrap();
+    let (store, _) = open(state.path()).unwrap();
+    put(&store, "web");
+    let mut newer = codec::encode(&record("db")).unwrap();
+    newer[0] = codec::RECORD_VERSION + 1;
+    store.records.insert(b"db", newer.clone()).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let refused = open(state.path()).err().unwrap();
+    assert!(matches!(&refused, StoreError::Newer { name, .. } if name.as_str() == "db"), "{refused}");
+    assert!(refused.to_string().contains("help:"));
+    // A torn one says nothing of versions.
+    let entries = database::open(&state.path().join("db"), &mut Vec::new()).unwrap().rows;
+    assert_eq!(entries.into_iter().find(|((_, key), _)| key == b"db").unwrap().1, newer);
+}
+
+/// A table that has a bug, once.
+#[derive(Default)]
+struct Buggy {
+    syncs: Mutex<u32>,
+}
+
+impl Table for Buggy {
+    fn insert(&self, _: &[u8], _: Vec<u8>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut syncs = self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
+        *syncs += 1;
+        assert!(*syncs > 1, "a bug");
+        Ok(())
+    }
+
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn a_panic_of_the_database_is_trouble_that_is_told_and_tried_again() {
+    let (rings, rung) = mpsc::channel();
+    let trouble: Arc<Mutex<Option<String>>> = Arc::default();
+    let syncer = Syncer {
+        records: Arc::new(Buggy::default()),
+        trouble: Arc::clone(&trouble),
+        turned: Box::new(move || rings.send(()).unwrap()),
+    };
+    let (dirty, woken) = mpsc::sync_channel(1);
+    let syncing = thread::spawn(move || syncer.run(&woken));
+    dirty.send(()).unwrap();
+    rung.recv_timeout(Duration::from_mins(1)).unwrap();
+    let said = trouble.lock().unwrap().clone().unwrap();
+    assert!(said.contains("kept in memory only: a bug"), "{said}");
+    rung.recv_timeout(Duration::from_mins(1)).unwrap();
+    assert_eq!(*trouble.lock().unwrap(), None);
+    drop(dirty);
+    syncing.join().unwrap();
+}
+
 struct Dice(u64);
 
 impl Dice {

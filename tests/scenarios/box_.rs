@@ -155,6 +155,11 @@ fn what_the_controller_was_started_with_reaches_no_workload() {
     world.start_after("exec 7</ 9>/dev/null; ulimit -S -n 1333; ulimit -c unlimited; renice -n 5 -p $$ >/dev/null; taskset -cp 0 $$ >/dev/null");
     let controller = world.controller_pid();
     assert_eq!(kernel::status(controller, "Cpus_allowed_list"), "0", "the test itself is broken");
+    // It may have as many descriptors as it is allowed: a thousand workloads need more than the usual 1024.
+    let limits = fs::read_to_string(format!("/proc/{controller}/limits")).unwrap();
+    let files: Vec<&str> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert_eq!(files[3], files[4], "soft and hard");
     let out = inside(
         &world,
         "heir",

@@ -147,6 +147,25 @@ fn told_twice_a_controller_waits_for_nobody() {
 }
 
 #[test]
+fn a_controller_that_cannot_look_at_a_workload_ends_all_the_same_and_takes_it_along_when_told_twice() {
+    let mut world = World::new();
+    world.start(&["--stop-workloads"]);
+    world.put("db.yaml", "cpu: 1\ncommand: sleep infinity");
+    let pid = world.wait_running("db");
+    let traces = world.path("run/workloads/db/1/box");
+    std::fs::remove_file(&traces).unwrap();
+    std::fs::create_dir(&traces).unwrap();
+    world.put("db.yaml", "cpu: 2\ncommand: sleep infinity");
+    world.wait_status("db", |status| status["conditions"].to_string().contains("cannot be looked at"));
+    assert_eq!(world.phase("db"), "Running", "what was last seen is told");
+    super::world::signal(world.controller_pid(), nix::sys::signal::Signal::SIGTERM);
+    eventually("it has begun to end", || world.log().contains("Graceful"));
+    assert_eq!(world.stop_controller(), 0);
+    assert!(!kernel::is_alive(pid), "{}", world.log());
+    assert!(world.log().contains("not all workloads could be stopped"), "{}", world.log());
+}
+
+#[test]
 fn an_update_rolls_from_replica_to_replica_and_one_that_fails_is_taken_back() {
     let mut world = World::running();
     let manifest = |command: &str| format!("replicas: 2\nstrategy: rolling\ncommand: {command}");

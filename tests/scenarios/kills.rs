@@ -155,6 +155,12 @@ impl Storm {
         let span_us = 1 << (1 + self.dice.below(20));
         std::thread::sleep(Duration::from_micros(self.dice.below(span_us)));
         self.world.kill_controller();
+        // And one in three again: while it opens its database, takes its locks and looks for the first time.
+        if self.dice.below(3) == 0 {
+            self.world.begin(self.world.command(&[]));
+            std::thread::sleep(Duration::from_micros(self.dice.below(50_000)));
+            self.world.kill_controller();
+        }
         self.world.start(&[]);
         self.look();
     }

@@ -142,6 +142,30 @@ fn traces_that_are_damaged_or_lost_cost_no_process() {
 }
 
 #[test]
+fn what_nothing_is_known_of_lives_while_a_file_cannot_be_read_and_ends_once_no_file_has_it() {
+    let mut world = World::running();
+    world.put("web.yaml", "command: sleep infinity");
+    let web = world.wait_running("web");
+    world.kill_controller();
+    fs::remove_dir_all(world.path("run/workloads")).unwrap();
+    fs::remove_dir_all(world.path("state/db")).unwrap();
+    fs::write(world.manifests().join("web.yaml"), "command: [").unwrap();
+    world.start(&["--resync", "300ms"]);
+    eventually("the file is complained of", || world.log().contains("web.yaml:1"));
+    // Some resyncs later.
+    sleep(Duration::from_secs(2));
+    assert!(kernel::is_alive(web), "{}", world.log());
+    world.put("web.yaml", "command: sleep infinity");
+    assert_eq!(world.wait_running("web"), web);
+    world.kill_controller();
+    fs::remove_dir_all(world.path("run/workloads")).unwrap();
+    fs::remove_dir_all(world.path("state/db")).unwrap();
+    fs::remove_file(world.manifests().join("web.yaml")).unwrap();
+    world.start(&[]);
+    eventually("it is ended", || !kernel::is_alive(web) && kernel::directories(&world.group("web")).is_empty());
+}
+
+#[test]
 fn a_foreign_process_in_its_cgroup_does_not_keep_a_workload_down() {
     let world = World::running();
     world.put("web.yaml", "command: sleep infinity\nrestart: {initialDelay: 10ms}");

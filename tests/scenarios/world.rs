@@ -126,9 +126,14 @@ impl World {
         self.start_as(command);
     }
 
-    fn start_as(&mut self, mut command: Command) {
+    /// A controller that need not get as far as to answer.
+    pub fn begin(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         self.controller = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    fn start_as(&mut self, command: Command) {
+        self.begin(command);
         // An answer, not a connection: the socket of one that was killed may live on in a child of it for a moment.
         let ready = || self.ask("/v1/health").is_some();
         eventually_or(ready, || format!("the controller does not answer: {}", self.log()));

@@ -42,6 +42,23 @@ impl State {
                 let (mut desired, mut diagnostics) = gather(&scan.files, &scan.settling, &owners, &self.host);
                 diagnostics.extend(scan.remarks.iter().cloned());
                 self.away.hold(&owners, &look(scan), &mut desired);
+                if let Some(why) = self.unread_part(scan) {
+                    // What runs and is remembered nowhere may be what that says.
+                    let explained = |name: &Name| {
+                        owners.contains_key(name)
+                            || desired.wanted.contains_key(name)
+                            || desired.held.contains_key(name)
+                    };
+                    let unexplained: Vec<Name> = self
+                        .observed
+                        .iter()
+                        .filter(|(name, seen)| {
+                            !explained(name) && seen.group.as_ref().is_some_and(|group| group.populated)
+                        })
+                        .map(|(name, _)| name.clone())
+                        .collect();
+                    desired.held.extend(unexplained.into_iter().map(|name| (name, why.clone())));
+                }
                 (desired, diagnostics)
             }
             None => {
@@ -74,6 +91,16 @@ impl State {
     /// What would be desired if the folder held these files.
     pub fn imagine(&self, files: &BTreeMap<String, Arc<Parsed>>) -> (Desired, Vec<Diagnostic>) {
         gather(files, &BTreeSet::new(), &self.owners(), &self.host)
+    }
+
+    /// What of the folder says nothing now and may stand for anything, if there is such a thing.
+    fn unread_part(&self, scan: &Scan) -> Option<Held> {
+        let broken = scan.files.iter().filter(|(_, parsed)| parsed.broken).map(|(path, _)| path);
+        let away =
+            scan.settling.iter().chain(&scan.being_written).chain(scan.unusable.keys()).chain(self.away.missing());
+        let path = broken.chain(away).next()?.clone();
+        let finding = format!("nothing is known of it, and {path}, which cannot be read now, may be about it");
+        Some(Held { path, revision: None, finding })
     }
 
     /// The manifest each workload came from, by record or, where the database was lost, by what runs.

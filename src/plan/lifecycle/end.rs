@@ -187,7 +187,7 @@ impl Case<'_, '_> {
         self.record.failures = self.record.failures.saturating_add(1);
         let delay = if matches!(exit.outcome, Outcome::NotFound { .. }) {
             // Nothing but an edit or an installation changes it.
-            restart.max_delay
+            backoff::last(&restart, self.record.failures, &self.record.spec.name, self.input.entropy)
         } else {
             backoff::delay(&restart, self.record.failures, &self.record.spec.name, self.input.entropy)
         };

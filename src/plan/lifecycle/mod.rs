@@ -138,11 +138,21 @@ pub(super) fn decide(input: &Input<'_>, ledger: &mut Ledger, round: &Round, name
     let wanted = input.desired.wanted.get(name);
     let held = input.desired.held.get(name);
     if input.blind.contains(name) {
-        return unexplained("it cannot be looked at");
+        // A kill needs no look.
+        return match input.shutdown {
+            Some(Shutdown::AtOnce) => {
+                let next = Next::Do { act: Act::Kill, reason: format!("{SHUTDOWN}, and it cannot be looked at") };
+                Decision::blank(None, next, Phase::Stopping)
+            }
+            _ => unexplained("it cannot be looked at", seen),
+        };
     }
     let course = round.courses.get(name);
     let Some((mut record, changed)) = accept(input.records.get(name), wanted, seen, course, &input.clock) else {
-        return if held.is_some() { unexplained("its manifest cannot be read yet") } else { leftovers(seen) };
+        return match held {
+            Some(held) => unexplained(&held.finding, seen),
+            None => leftovers(seen),
+        };
     };
     let target = match (wanted, held) {
         (None, None) => Target::Gone,
@@ -193,11 +203,16 @@ fn word_for(stopping: &Stopping) -> &'static str {
     }
 }
 
-/// Too little is known to do anything about it.
-fn unexplained(reason: &str) -> Decision {
+/// Too little is known to do anything about it. What was last seen of it is told.
+fn unexplained(reason: &str, seen: &Observed) -> Decision {
+    let phase = match seen.instance.as_ref().map(|instance| &instance.life) {
+        Some(Life::Running { .. }) => Phase::Running,
+        Some(Life::Starting) => Phase::Starting,
+        Some(Life::Ended(_)) | None => Phase::Pending,
+    };
     let ready = Finding { kind: ConditionKind::Ready, status: false, reason: "Unknown", message: reason.to_owned() };
     let next = Next::Rest { reason: reason.to_owned() };
-    Decision { findings: vec![ready], ..Decision::blank(None, next, Phase::Pending) }
+    Decision { findings: vec![ready], ..Decision::blank(None, next, phase) }
 }
 
 /// Nothing is known about it but what lies around: a crash came between making a cgroup and starting something in it.

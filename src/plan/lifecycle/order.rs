@@ -36,9 +36,22 @@ impl Case<'_, '_> {
             _ => vec![other.clone()],
         };
         let missing = all.iter().find(|name| !self.is_there(name, spec))?;
-        Some(match spec.kind {
-            Kind::Service => ("Dependency", format!("waits for {missing} to be ready")),
-            Kind::Job => ("Dependency", format!("waits for {missing} to complete")),
+        let what = match spec.kind {
+            Kind::Service => "be ready",
+            Kind::Job => "complete",
+        };
+        Some(("Dependency", format!("waits for {missing} to {what}{}", self.never(missing, spec))))
+    }
+
+    /// Why that will not come by itself, if it will not, and what to do.
+    fn never(&self, missing: &Name, spec: &Spec) -> String {
+        if spec.suspend {
+            return ", which is suspended; take `suspend` out of its manifest".to_owned();
+        }
+        let over = self.input.records.get(missing).filter(|record| record.finished && *record.spec == *spec);
+        let exit = over.and_then(|record| record.last_exit.as_ref());
+        exit.map_or_else(String::new, |exit| {
+            format!(", which has ended for good ({}); `containerctl describe {missing}` tells more, an edit of its manifest tries again", exit.outcome)
         })
     }
 

@@ -240,7 +240,7 @@ fn a_command_that_does_not_exist_is_failed_and_tried_again_at_length() {
     world.file("web.yaml", "command: stress").settle();
     world.exit("web", Outcome::NotFound { command: "stress".to_owned() });
     world.settle();
-    insta::assert_snapshot!(world.pass(), @"  web Failed Ready=false NotStarted: command not found: stress; next try at 1970-01-01T00:21:40.000Z");
+    insta::assert_snapshot!(world.pass(), @"  web Failed Ready=false NotStarted: command not found: stress; next try at 1970-01-01T00:20:50.223Z");
     world.file("web.yaml", "command: sleep 1");
     insta::assert_snapshot!(world.settle(), @"
     web: start (its last run: command not found: stress; no cpu.limit: all shared CPUs)

@@ -139,7 +139,7 @@ fn a_job_that_failed_for_good_keeps_others_waiting() {
     world.exit_code("migrate", 1);
     world.settle();
     insta::assert_snapshot!(world.pass(), @"
-    app Pending Ready=false Dependency: waits for migrate to complete
+    app Pending Ready=false Dependency: waits for migrate to complete, which has ended for good (exited with code 1); `containerctl describe migrate` tells more, an edit of its manifest tries again
     migrate Failed Ready=false Finished: exited with code 1; 1 failed, retries is 0
     ");
 }
