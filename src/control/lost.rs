@@ -1,10 +1,10 @@
-//! Runs whose log folder has been deleted under them: their init holds the deleted folder open, can make no file in it, and so what they
-//! print is lost until their next start, which makes the folder anew.
+//! Runs whose output is lost. Where the log folder has been deleted under them, their init holds the deleted folder open and can make no
+//! file in it: so until their next start, which makes the folder anew. Where its file system is full or read-only: so until that is over.
 //!
 //! Owns which folder each run was first seen with. One that was moved away and back is the same; one that somebody made in its place is
 //! not, and init writes nothing there.
 
-use crate::host::FolderId;
+use crate::host::{FolderId, Refusal};
 use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
 use crate::model::status::ConditionKind;
@@ -26,11 +26,12 @@ struct Known {
     /// None if it was gone at the first look.
     first: Option<FolderId>,
     lost: bool,
+    refusal: Option<Refusal>,
 }
 
 impl LogFolders {
-    /// Takes in which folder there is at the path of a workload's logs.
-    pub fn see(&mut self, name: &Name, seen: &Observed, found: Option<FolderId>) {
+    /// Takes in which folder there is at the path of a workload's logs, and what it has against being written to.
+    pub fn see(&mut self, name: &Name, seen: &Observed, found: Option<FolderId>, refusal: Option<Refusal>) {
         let instance = seen.instance.as_ref().filter(|instance| matches!(instance.life, Life::Running { .. }));
         let Some(run) = instance.map(|instance| (instance.number, instance.started)) else {
             self.0.remove(name);
@@ -38,17 +39,20 @@ impl LogFolders {
         };
         let before = self.0.remove(name).filter(|known| known.run == run);
         let first = before.map_or(found, |known| known.first);
-        self.0.insert(name.clone(), Known { run, first, lost: found.is_none() || found != first });
+        self.0.insert(name.clone(), Known { run, first, lost: found.is_none() || found != first, refusal });
     }
 
     /// Tells it of those that still run as they did then.
     pub fn tell(&self, plan: &mut Plan, observed: &BTreeMap<Name, Observed>, folder: impl Fn(&Name) -> PathBuf) {
-        for (name, known) in self.0.iter().filter(|(_, known)| known.lost) {
+        for (name, known) in self.0.iter().filter(|(_, known)| known.lost || known.refusal.is_some()) {
             let instance = observed.get(name).and_then(|seen| seen.instance.as_ref());
             let runs = instance.is_some_and(|instance| (instance.number, instance.started) == known.run);
             if let Some(verdict) = plan.verdicts.get_mut(name).filter(|_| runs) {
-                let (kind, message) = (ConditionKind::Degraded, sentence(&folder(name)));
-                verdict.findings.push(Finding { kind, status: true, reason: LOG_LOST, message });
+                let (reason, message) = match known.refusal.filter(|_| !known.lost) {
+                    Some(refusal) => (LOG_REFUSED, refused(&folder(name), refusal)),
+                    None => (LOG_LOST, sentence(&folder(name))),
+                };
+                verdict.findings.push(Finding { kind: ConditionKind::Degraded, status: true, reason, message });
             }
         }
     }
@@ -59,6 +63,16 @@ pub const LOG_LOST: &str = "LogLost";
 /// What is said of a run without its log folder.
 pub fn sentence(folder: &Path) -> String {
     format!("its log folder {} is gone; its output is lost until its next start", folder.display())
+}
+
+const LOG_REFUSED: &str = "LogRefused";
+
+fn refused(folder: &Path, refusal: Refusal) -> String {
+    let (is, mend) = match refusal {
+        Refusal::Full => ("full", "make room there"),
+        Refusal::ReadOnly => ("mounted read-only", "mount it writable"),
+    };
+    format!("its log folder {} is on a file system that is {is}: what it prints is lost; {mend}", folder.display())
 }
 
 #[cfg(test)]
@@ -89,10 +103,10 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            folders.see(&name, &run(number), found);
+            folders.see(&name, &run(number), found, None);
             assert_eq!(folders.0[&name].lost, lost, "step {step}");
         }
-        folders.see(&name, &Observed::default(), None);
+        folders.see(&name, &Observed::default(), None, Some(Refusal::Full));
         assert!(folders.0.is_empty(), "what does not run loses nothing");
     }
 }

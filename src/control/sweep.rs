@@ -6,7 +6,7 @@
 
 use super::overdue::SWEEP;
 use super::{Controller, Done, Job};
-use crate::host::{CpuTimes, FolderId, Host, HostError, chain};
+use crate::host::{CpuTimes, FolderId, Host, HostError, Refusal, chain};
 use crate::model::event::News;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
@@ -24,6 +24,7 @@ pub struct Sighting {
     seen: Result<Observed, HostError>,
     usage: Usage,
     logs: Option<FolderId>,
+    refusal: Option<Refusal>,
     /// Its processes that are outside its cgroup.
     strays: BTreeSet<u32>,
 }
@@ -84,8 +85,9 @@ impl Controller {
             names.extend(host.names().unwrap_or_default());
             let look = |name: Name| {
                 let (epoch, seen) = (known.get(&name).copied().unwrap_or(0), host.observe(&name));
-                let (usage, logs) = (host.usage(&name), host.log_folder_id(&name));
-                Sighting { name, epoch, seen, usage, logs, strays: BTreeSet::new() }
+                let usage = host.usage(&name);
+                let (logs, refusal) = (host.log_folder_id(&name), host.log_folder_refusal(&name));
+                Sighting { name, epoch, seen, usage, logs, refusal, strays: BTreeSet::new() }
             };
             let mut sightings: Vec<Sighting> = names.into_iter().map(look).collect();
             // After they were seen to run: whoever is being set up is on the way into its groups.
@@ -113,12 +115,12 @@ impl Controller {
         let Swept { sightings, machine, times } = swept;
         self.end_sweep();
         let mut news = Vec::new();
-        for Sighting { name, epoch, seen, usage, logs, strays } in sightings {
+        for Sighting { name, epoch, seen, usage, logs, refusal, strays } in sightings {
             match seen {
                 Ok(seen) if self.state.is_untouched(&name, epoch) => {
                     news.extend(self.state.drift(&name, &seen, &strays));
                     news.extend(self.measure(&name, &seen, usage));
-                    self.state.log_folders.see(&name, &seen, logs);
+                    self.state.log_folders.see(&name, &seen, logs, refusal);
                     self.state.see_swept(&name, seen, strays);
                 }
                 Ok(_) => {}

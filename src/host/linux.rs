@@ -21,7 +21,7 @@ use super::sources::{self, Own, Written};
 use super::spawn::Image;
 use super::strays;
 use super::traces::{Process, Trace, Traces, make_private};
-use super::{Ask, CpuTimes, FolderId, Host, HostError, Shrink, Start, chain, dev, layers, topology};
+use super::{Ask, CpuTimes, FolderId, Host, HostError, Refusal, Shrink, Start, chain, dev, layers, topology};
 use crate::init;
 use crate::init::wire::Step;
 use crate::model::admission::Admission;
@@ -393,5 +393,15 @@ impl Host for Linux {
     fn log_folder_id(&self, name: &Name) -> Option<FolderId> {
         let found = fs::metadata(self.log_folder(name)).ok()?;
         Some(FolderId { device: found.dev(), inode: found.ino() })
+    }
+
+    fn log_folder_refusal(&self, name: &Name) -> Option<Refusal> {
+        let found = rustix::fs::statvfs(self.log_folder(name)).ok()?;
+        // Some file systems count no inodes.
+        let no_room = found.f_bfree == 0 || found.f_files > 0 && found.f_ffree == 0;
+        match found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            true => Some(Refusal::ReadOnly),
+            false => no_room.then_some(Refusal::Full),
+        }
     }
 }

@@ -186,6 +186,18 @@ pub trait Host: Send + Sync {
 
     /// Which folder is there now; none if there is none.
     fn log_folder_id(&self, name: &Name) -> Option<FolderId>;
+
+    /// Why nothing can be written there, if that is seen at a glance.
+    fn log_folder_refusal(&self, _name: &Name) -> Option<Refusal> {
+        None
+    }
+}
+
+/// What a file system has against being written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Full,
+    ReadOnly,
 }
 
 /// What a host can fail at.

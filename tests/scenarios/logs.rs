@@ -71,10 +71,11 @@ fn a_full_disk_blocks_nobody_and_the_log_owns_up() {
     let mut world = World::new();
     let folder = world.path("state/logs");
     // In a mount namespace of the controller's own, which ends with it and its workloads.
-    world.start_after(&format!(
+    let script = format!(
         "exec unshare -m sh -c 'mkdir -p {0}; mount -t tmpfs -o size=256k none {0}; exec \"$@\"' sh \"$@\"",
         folder.display()
-    ));
+    );
+    world.start_after_with(&script, &["--resync", "300ms"]);
     let inside = |pid: u32, path: &Path| Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap());
     let filler = inside(world.controller_pid(), &folder).join("filler");
     let script = "i=0; while :; do i=$((i+1)); echo line $i; echo $i >/tmp/now; mv /tmp/now /tmp/count; done";
@@ -96,12 +97,16 @@ fn a_full_disk_blocks_nobody_and_the_log_owns_up() {
         keeps_counting();
     }
     assert!(kernel::is_alive(pid));
+    let refused =
+        |status: &serde_json::Value| status["conditions"].to_string().contains("on a file system that is full");
+    world.wait_status("web", refused);
     for file in [filler.with_extension("more"), filler] {
         let _ = fs::remove_file(file);
     }
     let owned_up = || world.ctl(&["logs", "web"]).err.contains("the log disk refused about ");
     eventually_or(owned_up, || world.ctl(&["logs", "web", "--tail", "5"]).err);
     keeps_counting();
+    world.wait_status("web", |status| !refused(status));
     assert_eq!(world.wait_running("web"), pid);
 }
 
