@@ -158,7 +158,13 @@ fn most_free_first(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, request: &
         .into_iter()
         .filter(|(Reverse(free), _)| *free >= wanted)
         .take(request.count as usize)
-        .map(|(_, id)| GpuLease { gpu: id.clone(), share, vendor: Vendor::Simulated, exposure: Exposure::default() })
+        .map(|(_, id)| GpuLease {
+            gpu: id.clone(),
+            share,
+            vendor: Vendor::Simulated,
+            exposure: Exposure::default(),
+            reason: String::new(),
+        })
         .collect();
     (fitting.len() == request.count as usize).then_some(fitting)
 }
@@ -241,6 +247,7 @@ fn machine() -> Machine {
     let cpus: CpuSet = (0..4).collect();
     let gpu = |index: u32| Gpu::new(GpuId(format!("GPU-{index}")), Vendor::Simulated, "Simulated", MEMORY);
     Machine {
+        gpu_trouble: Vec::new(),
         topology: Topology { online: cpus.clone(), usable: cpus, ..Topology::default() },
         memory: MEMORY,
         gpus: (0..DEVICES).map(gpu).collect(),

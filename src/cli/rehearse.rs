@@ -58,6 +58,7 @@ fn machine(topology: Topology, memory: Bytes, args: &PlanArgs) -> Machine {
     Machine {
         topology,
         memory,
+        gpu_trouble: Vec::new(),
         gpus: args.simulate_gpus.clone().unwrap_or_default().at(Duration::ZERO),
         disks: [].into(),
         huge_pages: [].into(),

@@ -94,7 +94,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 fn gpus(args: &RunArgs, wanted: &Wanted) -> Source {
     match (&args.simulate_gpus, &wanted.spec.gpu) {
         (Some(gpus), _) => Source::Simulated(gpus.clone()),
-        (None, Some(_)) if !Gpus::open(Source::Machine, Vec::new()).read().is_empty() => Source::Machine,
+        (None, Some(_)) if has_gpus() => Source::Machine,
         (None, Some(request)) => {
             output::complain(&format!(
                 "containerctl: {request} asked for, this host has none: simulating {PRETENDED_GPUS}; choose with --simulate-gpus"
@@ -103,6 +103,12 @@ fn gpus(args: &RunArgs, wanted: &Wanted) -> Source {
         }
         (None, None) => Source::Simulated(Simulated::default()),
     }
+}
+
+/// Whether it has any, or has a driver that cannot say: that is told, and not made up for.
+fn has_gpus() -> bool {
+    let (gpus, troubles) = Gpus::open(Source::Machine, Vec::new()).read();
+    !gpus.is_empty() || !troubles.is_empty()
 }
 
 fn start(host: &Linux, wanted: Wanted) -> anyhow::Result<()> {

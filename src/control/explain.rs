@@ -60,7 +60,8 @@ pub fn explain(status: &Status, events: &[Event]) -> Explanation {
         say(About::Cpus, format!("{whether} ({}): {}", alone.reason, alone.message));
     }
     for lease in &status.gpus {
-        say(About::Gpus, format!("it holds {lease}; what keeps it to that: {}", lease.enforcement()));
+        let why = if lease.reason.is_empty() { String::new() } else { format!(" by this rule: {}", lease.reason) };
+        say(About::Gpus, format!("it holds {lease}{why}; what keeps it to that: {}", lease.enforcement()));
     }
     for degraded in status.conditions.iter().filter(|found| found.kind == ConditionKind::Degraded && found.status) {
         say(

@@ -26,7 +26,7 @@ impl State {
         let after = leased(self.records.values());
         let before = health(&self.machine.gpus);
         let Gpus { ladder, leased } = &mut self.gpus;
-        machine.gpus = ladder.take(machine.gpus, leased, &after, now);
+        machine.gpus = ladder.take((machine.gpus, &machine.gpu_trouble), leased, &after, now);
         for (gpu, health) in health(&machine.gpus) {
             if before.get(&gpu).unwrap_or(&Health::Healthy) != &health {
                 tracing::warn!(%gpu, %health, "a GPU's health has changed");

@@ -87,7 +87,11 @@ fn grant(dev: &Path, relative: &Path, host: &Path) -> Result<(), (PathBuf, io::E
         fs::create_dir_all(&folder).map_err(named(&folder))?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).map_err(named(&folder))?;
     }
-    mknod(&path, kind, Mode::empty(), found.rdev()).map_err(|errno| named(&path)(errno.into()))?;
+    match mknod(&path, kind, Mode::empty(), found.rdev()) {
+        // One of the usual ones, which each box has.
+        Err(Errno::EEXIST) if fs::metadata(&path).is_ok_and(|there| there.rdev() == found.rdev()) => return Ok(()),
+        made => made.map_err(|errno| named(&path)(errno.into()))?,
+    }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(named(&path))
 }
 

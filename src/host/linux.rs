@@ -254,10 +254,12 @@ impl Host for Linux {
             topology::TopologyError::List { path, source }
         })?;
         let memory = procfs::Meminfo::current().map_err(|error| facts("/proc/meminfo", error))?;
+        let (gpus, gpu_trouble) = self.gpus.read();
         Ok(Machine {
             topology: topology::read(Path::new("/"), Some(&allowed.difference(&self.options.reserved)))?,
             memory: Bytes(memory.mem_total),
-            gpus: self.gpus.read(),
+            gpus,
+            gpu_trouble,
             disks: disks(Path::new("/sys/block")),
             huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
             cgroup: self.support(),

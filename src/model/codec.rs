@@ -107,6 +107,7 @@ mod tests {
                     share: Share::Whole,
                     vendor: Vendor::Simulated,
                     exposure: Exposure::default(),
+                    reason: String::new(),
                 }],
                 requested: Requested::default(),
                 reason: "class pinned".to_owned(),

@@ -195,11 +195,15 @@ pub struct GpuLease {
     /// What the box of its run is given: written down with the lease, so that what is opened is what is remembered.
     #[serde(default, skip_serializing_if = "Exposure::is_empty")]
     pub exposure: Exposure,
+    /// Why it is this device.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 impl GpuLease {
-    pub fn of(gpu: &Gpu, share: Share) -> GpuLease {
-        GpuLease { gpu: gpu.id.clone(), share, vendor: gpu.vendor, exposure: gpu.exposure.clone() }
+    pub fn of(gpu: &Gpu, share: Share, reason: &str) -> GpuLease {
+        let (exposure, reason) = (gpu.exposure.clone(), reason.to_owned());
+        GpuLease { gpu: gpu.id.clone(), share, vendor: gpu.vendor, exposure, reason }
     }
 
     /// What keeps the workload to what it was given.

@@ -14,6 +14,8 @@ pub struct Machine {
     pub topology: Topology,
     pub memory: Bytes,
     pub gpus: Vec<Gpu>,
+    /// Why it is not known what other GPUs it has.
+    pub gpu_trouble: Vec<String>,
     /// Major and minor number of each whole disk, by the path of its node.
     pub disks: BTreeMap<String, Disk>,
     /// Sizes of huge pages this machine has.

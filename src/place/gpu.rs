@@ -23,6 +23,8 @@ use std::collections::BTreeMap;
 /// Memory that may be in use on a device that counts as free, as a part of it: drivers and displays keep some (NVIDIA's about 1 % of a
 /// large device), and a stranger who computes uses far more.
 const OVERHEAD_PART: u64 = 32;
+/// Workloads, or kinds of devices, that one message names.
+const NAMED_MAX: usize = 8;
 
 /// Finds devices.
 pub fn place(
@@ -57,13 +59,8 @@ fn place_among(
 ) -> Result<Vec<GpuLease>, Refusal> {
     let count = usize::try_from(request.count).unwrap_or(usize::MAX);
     if suitable.len() < count {
-        let help = if machine.gpus.is_empty() {
-            "; start the controller with --simulate-gpus 1x16Gi to try without one"
-        } else {
-            ""
-        };
-        let message =
-            format!("{request} asked for, this host has {} suitable of {}{help}", suitable.len(), machine.gpus.len());
+        let has = format!("this host has {} suitable of {}", suitable.len(), machine.gpus.len());
+        let message = format!("{request} asked for, {has}{}", instead(machine, ledger, ask, request));
         return Err(Refusal { reason: "NoSuchGpu", message });
     }
     let mut free: Vec<(&Gpu, u64)> =
@@ -83,14 +80,52 @@ fn place_among(
     let set = sets.clone().find(|set| set.first().map(|gpu| gpu.vendor) == first).or_else(|| sets.next());
     let Some(set) = set else { return Err(busy(suitable, free.len(), ledger, ask, request)) };
     let share = request.memory.map_or(Share::Whole, Share::Memory);
-    Ok(set.into_iter().map(|gpu| GpuLease::of(gpu, share)).collect())
+    let fit = free.len();
+    let reason = |gpu: &Gpu| match (set.len(), request.memory) {
+        _ if held(gpu) => "it had it before".to_owned(),
+        _ if fit == set.len() => format!("of {} that suit nothing else is free", suitable.len()),
+        (1, None) => format!("the smallest of {fit} that are free"),
+        (1, Some(_)) => format!("of {fit} with room the one with the least left over"),
+        (count, _) => format!("of {fit} that are free the {count} closest to each other"),
+    };
+    Ok(set.iter().map(|gpu| GpuLease::of(gpu, share, &reason(gpu))).collect())
+}
+
+/// What there is where nothing suits, and what of it would do.
+fn instead(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> String {
+    if !machine.gpu_trouble.is_empty() {
+        return format!("; there may be others: {}", machine.gpu_trouble.join("; "));
+    }
+    if machine.gpus.is_empty() {
+        return "; start the controller with --simulate-gpus 1x16Gi to try without one".to_owned();
+    }
+    let of_model: Vec<&Gpu> = machine.gpus.iter().filter(|gpu| is_of_model(gpu, request)).collect();
+    let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
+    for gpu in if of_model.is_empty() { machine.gpus.iter().collect() } else { of_model.clone() } {
+        *kinds.entry(format!("{} of {}", gpu.model, gpu.memory.rounded())).or_default() += 1;
+    }
+    let kinds: Vec<String> = kinds.into_iter().map(|(kind, count)| format!("{count} x {kind}")).collect();
+    format!("; there is {}{}", few(&kinds), nearest::nearest(&of_model, ledger, ask, request))
+}
+
+/// The first ones of a list, and how many more there are.
+fn few(words: &[String]) -> String {
+    let more = match words.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    words.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ") + &more
 }
 
 fn busy(suitable: &[&Gpu], free: usize, ledger: &Ledger, ask: &Ask<'_>, request: &GpuRequest) -> Refusal {
     let mut message = format!("{request} asked for, {free} of {} suitable are free now", suitable.len());
-    let holders: Vec<&str> = holders(ledger, ask).map(Name::as_str).collect();
+    let holds = |name: &&Name| {
+        let leases = ledger.get(name).map(|holding| holding.grant.gpus.as_slice()).unwrap_or_default();
+        leases.iter().any(|lease| suitable.iter().any(|gpu| gpu.id == lease.gpu))
+    };
+    let holders: Vec<String> = holders(ledger, ask).filter(holds).map(Name::to_string).collect();
     if !holders.is_empty() {
-        message.push_str(&format!("; held by {}", holders.join(", ")));
+        message.push_str(&format!("; held by {}", few(&holders)));
     }
     for gpu in suitable {
         if !gpu.health.takes_work() {
@@ -160,7 +195,7 @@ pub fn again(machine: &Machine, ledger: &Ledger, ask: &Ask<'_>, grant: &Grant) -
     }
     let renew = |lease: &GpuLease| {
         let gpu = find(machine, &lease.gpu)?;
-        room(gpu, ledger, ask, request).map(|_| GpuLease::of(gpu, lease.share))
+        room(gpu, ledger, ask, request).map(|_| GpuLease::of(gpu, lease.share, &lease.reason))
     };
     grant.gpus.iter().map(renew).collect()
 }
@@ -169,9 +204,12 @@ fn find<'a>(machine: &'a Machine, id: &GpuId) -> Option<&'a Gpu> {
     machine.gpus.iter().find(|gpu| gpu.id == *id)
 }
 
+fn is_of_model(gpu: &Gpu, request: &GpuRequest) -> bool {
+    request.model.as_ref().is_none_or(|model| gpu.model.to_lowercase().contains(&model.to_lowercase()))
+}
+
 fn suits(gpu: &Gpu, request: &GpuRequest) -> bool {
-    let model = request.model.as_ref().is_none_or(|model| gpu.model.to_lowercase().contains(&model.to_lowercase()));
-    model && request.memory.is_none_or(|memory| memory <= gpu.memory)
+    is_of_model(gpu, request) && request.memory.is_none_or(|memory| memory <= gpu.memory)
 }
 
 /// The memory that strangers use, where it is more than what drivers keep.

@@ -17,6 +17,7 @@ pub(super) fn machine(topology: Topology) -> Machine {
         Gpu::new(GpuId(format!("GPU-{index}")), Vendor::Simulated, "Simulated", Bytes(memory << 30))
     };
     Machine {
+        gpu_trouble: Vec::new(),
         topology,
         memory: Bytes(16 << 30),
         gpus: vec![gpu(0, 16), gpu(1, 16), gpu(2, 80)],
@@ -262,9 +263,9 @@ fn gpus_go_best_fit_whole_and_shared() {
     second-share: 0-1 GPU-0 (12Gi) (no cpu.limit: all shared CPUs)
     big: 0-1 GPU-2 (40Gi) (no cpu.limit: all shared CPUs)
     two: GpuBusy: 2 whole GPUs asked for, 0 of 3 suitable are free now; held by big, second-share, share, whole; stop big and second-share and share
-    other-model: NoSuchGpu: 1 whole GPU of model H200 asked for, this host has 0 suitable of 3
-    too-large: NoSuchGpu: 81Gi on 1 GPU asked for, this host has 0 suitable of 3
-    many: NoSuchGpu: 4 whole GPUs asked for, this host has 3 suitable of 3
+    other-model: NoSuchGpu: 1 whole GPU of model H200 asked for, this host has 0 suitable of 3; there is 2 x Simulated of 16Gi, 1 x Simulated of 80Gi
+    too-large: NoSuchGpu: 81Gi on 1 GPU asked for, this host has 0 suitable of 3; there is 2 x Simulated of 16Gi, 1 x Simulated of 80Gi; 40Gi would fit
+    many: NoSuchGpu: 4 whole GPUs asked for, this host has 3 suitable of 3; there is 2 x Simulated of 16Gi, 1 x Simulated of 80Gi
     ");
 }
 

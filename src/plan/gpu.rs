@@ -27,6 +27,9 @@ const PROBATION: Duration = Duration::from_mins(10);
 /// How long a device that is gone and that nobody holds is remembered, so that one that comes and goes is not new each time.
 const FORGOTTEN_AFTER: Duration = Duration::from_hours(1);
 
+/// The memory of a device that was leased by an earlier controller, and that this one has never seen.
+const UNKNOWN: Bytes = Bytes(0);
+
 /// What is leased of each device.
 pub type Leased = BTreeMap<GpuId, Lease>;
 
@@ -70,9 +73,15 @@ struct Rung {
 }
 
 impl Ladder {
-    /// Takes in a look at all devices. Answers with those there are, and those that are gone and still remembered. What was leased before and
+    /// Takes in a look at all devices, and why it may not have been one at all. Answers with those there are, and those that are gone and still remembered. What was leased before and
     /// after the look explains memory in use: what has just ended may still have been there.
-    pub fn take(&mut self, found: Vec<Gpu>, before: &Leased, after: &Leased, now: Time) -> Vec<Gpu> {
+    pub fn take(
+        &mut self,
+        (found, trouble): (Vec<Gpu>, &[String]),
+        before: &Leased,
+        after: &Leased,
+        now: Time,
+    ) -> Vec<Gpu> {
         let seen: BTreeSet<GpuId> = found.iter().map(|gpu| gpu.id.clone()).collect();
         for mut gpu in found {
             let leases = [before, after].map(|leased| leased.get(&gpu.id));
@@ -85,11 +94,16 @@ impl Ladder {
         }
         for id in after.keys().filter(|id| !seen.contains(*id)) {
             // Leased by an earlier controller, and never seen by this one.
-            let unknown = || Rung::new(Gpu::new(id.clone(), Vendor::default(), "unknown", Bytes(0)), now);
+            let unknown = || Rung::new(Gpu::new(id.clone(), Vendor::default(), "unknown", UNKNOWN), now);
             self.rungs.entry(id.clone()).or_insert_with(unknown);
         }
         self.rungs.retain(|id, rung| {
             if seen.contains(id) {
+                return true;
+            }
+            // It may be one of those that nothing is known of: nobody leaves it for that.
+            if rung.gpu.memory == UNKNOWN && !trouble.is_empty() {
+                rung.doubt(trouble.join("; "), now);
                 return true;
             }
             rung.step(Some("its driver does not know it any more".to_owned()), now);
@@ -132,6 +146,17 @@ impl Rung {
             (Health::Probation { .. }, None) if lasted >= PROBATION => Health::Healthy,
             (Health::Probation { since }, None) => Health::Probation { since },
         };
+    }
+
+    /// Nothing is known of it: it gets nothing new, and keeps what it has.
+    fn doubt(&mut self, why: String, now: Time) {
+        let since = match &self.gpu.health {
+            Health::Suspect { since, .. } => *since,
+            _ => now.wall,
+        };
+        // What is heard of it later counts from then.
+        self.since = now.steady;
+        self.gpu.health = Health::Suspect { since, why };
     }
 
     fn lapse(&mut self, why: String, now: Time) -> Health {

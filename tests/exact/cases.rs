@@ -214,6 +214,7 @@ pub fn machine(topology: Topology) -> Machine {
     Machine {
         topology,
         memory: Bytes(16 << 30),
+        gpu_trouble: Vec::new(),
         gpus: Vec::new(),
         cgroup: Support { generation: Generation::Unified, files: [].into(), nodes: "0".parse().unwrap() },
         boot_id: "boot".to_owned(),

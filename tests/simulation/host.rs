@@ -198,6 +198,7 @@ impl Host for Machine {
         let files = Group::new().settings.0.into_keys().collect();
         let gpu = |index| Gpu::new(GpuId(format!("GPU-{index}")), Vendor::Simulated, "Simulated", Bytes(16 << 30));
         Ok(machine::Machine {
+            gpu_trouble: Vec::new(),
             topology: Topology {
                 online: all.clone(),
                 usable: all.clone(),

@@ -6,18 +6,21 @@
 //! | NVML | `nvml`, `nvml::library` | NVIDIA's, MIG instances included |
 //! | AMD | `amd` | those of amdgpu, from sysfs |
 //!
-//! A provider only reads. One that fails gives what it gave last, each device with the failure as its fault: a driver that hiccups must not
-//! look like one whose devices were pulled out. What is given to a workload is decided in `place`, how far a device is trusted in `plan`.
+//! A provider only reads, on a thread of its own (`patient`). One that fails or does not answer gives what it gave last, each device with the
+//! failure as its fault: a driver that hiccups must not look like one whose devices were pulled out. One that has never answered says why. What is given to a workload is decided in `place`, how far a device is trusted in `plan`.
 
 pub mod amd;
 pub mod cdi;
 pub mod nvml;
+mod patient;
 pub mod simulated;
 
 #[cfg(test)]
 mod tests;
 
 use crate::model::gpu::Gpu;
+use crate::model::time::Timestamp;
+use patient::Patient;
 pub use simulated::Simulated;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,7 +47,13 @@ pub enum ProviderError {
     #[error("{path} is no inventory of devices: {message}")]
     Inventory { path: PathBuf, message: String },
     #[error("NVML: {call}: {message}")]
-    Nvml { call: &'static str, message: String },
+    Nvml { call: String, message: String },
+    #[error("{provider}: its driver has not answered since {since}; `dmesg` may say why")]
+    Silent { provider: &'static str, since: Timestamp },
+    #[error("{provider}: a bug of containerctl's, of which the log tells more")]
+    Panicked { provider: &'static str },
+    #[error("{provider}: cannot start the thread that asks it: {message}")]
+    Thread { provider: &'static str, message: String },
 }
 
 /// Which devices a host is to have.
@@ -76,12 +85,9 @@ impl Gpus {
         let providers: Vec<Box<dyn Provider>> = match source {
             Source::Simulated(simulated) => vec![Box::new(simulated::Clocked::new(simulated))],
             Source::Machine => {
-                let mut providers: Vec<Box<dyn Provider>> = vec![Box::new(amd::Amd { root: root.clone() })];
-                match nvml::library::open() {
-                    Ok(library) => providers.push(Box::new(nvml::Nvml::new(library, root))),
-                    Err(absent) => tracing::debug!(reason = %absent, "no NVIDIA devices"),
-                }
-                providers
+                let library = Box::new(nvml::library::OnDemand::default());
+                let nvidia = Patient::of(nvml::Nvml::new(library, root.clone()));
+                vec![Box::new(Patient::of(amd::Amd { root })), Box::new(nvidia)]
             }
         };
         Gpus::of(providers, cdi)
@@ -91,10 +97,10 @@ impl Gpus {
         Gpus { providers, last: Mutex::default(), cdi }
     }
 
-    /// Every device, in the order of their identities.
-    pub fn read(&self) -> Vec<Gpu> {
+    /// Every device, in the order of their identities; and why a provider cannot say what it has.
+    pub fn read(&self) -> (Vec<Gpu>, Vec<String>) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut gpus: Vec<Gpu> = Vec::new();
+        let (mut gpus, mut troubles) = (Vec::new(), Vec::new());
         for provider in &self.providers {
             let before = last.entry(provider.name()).or_default();
             match provider.devices() {
@@ -106,17 +112,18 @@ impl Gpus {
                     for gpu in &mut before.gpus {
                         gpu.fault = Some(trouble.to_string());
                     }
+                    troubles.push(trouble.to_string());
                     before.trouble = Some(trouble);
                 }
             }
             gpus.extend(before.gpus.iter().cloned());
         }
         drop(last);
-        gpus.sort_by(|a, b| a.id.cmp(&b.id));
+        gpus.sort_by(|a: &Gpu, b: &Gpu| a.id.cmp(&b.id));
         // Two that claim one identity are one: what is leased by it must not be given twice.
         gpus.dedup_by(|a, b| a.id == b.id);
         cdi::apply(&self.cdi, &mut gpus);
-        gpus
+        (gpus, troubles)
     }
 }
 

@@ -2,7 +2,7 @@
 //! folder, NVML's answers in `tests/fixtures/nvml` (made up in the shape its documentation gives; no device was there to record one).
 
 use super::amd::Amd;
-use super::nvml::{Library, Nvml, Reading};
+use super::nvml::{Answer, Library, Nvml, Reading};
 use super::simulated::Clocked;
 use super::*;
 use crate::model::gpu::{GpuId, Vendor};
@@ -27,9 +27,9 @@ trait Rig {
 /// What every provider promises.
 fn conforms(rig: &dyn Rig) {
     let gpus = Gpus::of(vec![rig.provider()], vec![]);
-    let first = gpus.read();
+    let first = gpus.read().0;
     assert_eq!(first.len(), 2, "{first:#?}");
-    assert_eq!(first, gpus.read(), "a look changes nothing");
+    assert_eq!(first, gpus.read().0, "a look changes nothing");
     let ids: Vec<GpuId> = first.iter().map(|gpu| gpu.id.clone()).collect();
     assert_ne!(ids[0], ids[1]);
     for gpu in &first {
@@ -40,20 +40,20 @@ fn conforms(rig: &dyn Rig) {
     }
     assert_ne!(first[0].exposure.nodes, first[1].exposure.nodes, "a device without a node of its own");
     rig.uses(1, 5 << 30);
-    let used: Vec<u64> = gpus.read().iter().map(|gpu| gpu.foreign.0 >> 30).collect();
+    let used: Vec<u64> = gpus.read().0.iter().map(|gpu| gpu.foreign.0 >> 30).collect();
     assert_eq!(used, [0, 5]);
     rig.fails(0);
-    let faults: Vec<bool> = gpus.read().iter().map(|gpu| gpu.fault.is_some()).collect();
+    let faults: Vec<bool> = gpus.read().0.iter().map(|gpu| gpu.fault.is_some()).collect();
     assert_eq!(faults, [true, false]);
     rig.is_there(0, false);
-    let left: Vec<GpuId> = gpus.read().into_iter().map(|gpu| gpu.id).collect();
+    let left: Vec<GpuId> = gpus.read().0.into_iter().map(|gpu| gpu.id).collect();
     assert_eq!(left, ids[1..]);
     rig.is_there(0, true);
-    let back: Vec<GpuId> = gpus.read().into_iter().map(|gpu| gpu.id).collect();
+    let back: Vec<GpuId> = gpus.read().0.into_iter().map(|gpu| gpu.id).collect();
     assert_eq!(back, ids, "it comes back as the same device");
     // A driver that cannot say is no driver without devices.
     rig.break_it();
-    let kept = gpus.read();
+    let kept = gpus.read().0;
     assert_eq!(kept.len(), 2);
     assert!(kept.iter().all(|gpu| gpu.fault.is_some()), "{kept:#?}");
 }
@@ -217,9 +217,13 @@ impl Transcript {
 }
 
 impl Library for Transcript {
-    fn devices(&self) -> Result<Vec<Reading>, ProviderError> {
+    fn devices(&self) -> Result<Answer, ProviderError> {
         let readings = self.0.lock().unwrap().clone()?;
-        Ok(readings.into_iter().filter(|(_, there)| *there).map(|(reading, _)| reading).collect())
+        let readings = readings.into_iter().filter(|(_, there)| *there).map(|(reading, _)| reading);
+        let (readings, unread): (Vec<Reading>, Vec<Reading>) = readings.partition(|reading| !reading.name.is_empty());
+        // One without a name is one that cannot be read.
+        let failed = |_| ProviderError::Nvml { call: "device 0: nvmlDeviceGetUUID".into(), message: "sick".into() };
+        Ok(Answer { readings, unread: unread.into_iter().map(failed).collect() })
     }
 
     fn errors(&self) -> Vec<(String, u64)> {
@@ -249,8 +253,10 @@ impl Rig for Nvidia {
     }
 
     fn break_it(&self) {
-        let error =
-            ProviderError::Nvml { call: "nvmlDeviceGetCount", message: "driver/library version mismatch".into() };
+        let error = ProviderError::Nvml {
+            call: "nvmlDeviceGetCount".into(),
+            message: "driver/library version mismatch".into(),
+        };
         *self.transcript.0.lock().unwrap() = Err(error);
     }
 
@@ -276,6 +282,31 @@ fn nvidia_devices_conform() {
     assert_eq!(nodes, ["/dev/nvidia-uvm", "/dev/nvidia1", "/dev/nvidiactl"]);
     assert_eq!(gpus[0].vendor, Vendor::Nvidia);
     conforms(&rig);
+}
+
+#[test]
+fn one_device_that_cannot_be_read_is_no_trouble_of_the_others() {
+    let rig = Nvidia::new(TWO);
+    let gpus = Gpus::of(vec![rig.provider()], vec![]);
+    let (first, _) = gpus.read();
+    rig.transcript.change(0, |(reading, _)| reading.name.clear());
+    let (doubted, troubles) = gpus.read();
+    let faults: Vec<Option<&str>> = doubted.iter().map(|gpu| gpu.fault.as_deref()).collect();
+    assert_eq!(faults, [Some("NVML: device 0: nvmlDeviceGetUUID: sick"), None]);
+    assert_eq!((troubles.len(), &doubted[1], &doubted[0].id), (0, &first[1], &first[0].id));
+    rig.transcript.change(0, |(reading, _)| reading.name = "well again".to_owned());
+    assert!(gpus.read().0.iter().all(|gpu| gpu.fault.is_none()));
+}
+
+#[test]
+fn a_provider_that_never_answered_says_why() {
+    let rig = Nvidia::new(TWO);
+    rig.break_it();
+    let (gpus, troubles) = Gpus::of(vec![rig.provider()], vec![]).read();
+    assert_eq!(
+        (gpus.len(), troubles.join("; ").as_str()),
+        (0, "NVML: nvmlDeviceGetCount: driver/library version mismatch")
+    );
 }
 
 #[test]
@@ -381,7 +412,7 @@ fn cdi_specs_are_honoured_as_far_as_is_said() {
     )
     .unwrap();
     let rig = Nvidia::new(TWO);
-    let gpus = Gpus::of(vec![rig.provider()], vec![folder.path().to_owned()]).read();
+    let gpus = Gpus::of(vec![rig.provider()], vec![folder.path().to_owned()]).read().0;
     let nodes = |at: usize| gpus[at].exposure.nodes.keys().map(String::as_str).collect::<Vec<_>>();
     assert_eq!(
         nodes(0),
@@ -409,7 +440,7 @@ fn a_cdi_spec_that_others_can_write_is_left_out() {
     fs::write(&path, SPEC).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
     let rig = Nvidia::new(TWO);
-    let gpus = Gpus::of(vec![rig.provider()], vec![folder.path().to_owned()]).read();
+    let gpus = Gpus::of(vec![rig.provider()], vec![folder.path().to_owned()]).read().0;
     assert!(gpus[0].exposure.env.is_empty());
     assert_eq!(gpus[0].memory, Bytes(40 << 30));
 }

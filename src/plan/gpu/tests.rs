@@ -26,7 +26,7 @@ fn story(looks: &[(u64, &str)], leased: &Leased) -> Vec<String> {
             "bad" => vec![gpu(Some("Xid 79"), 0)],
             _ => vec![],
         };
-        let gpus = ladder.take(found, leased, leased, at(*second));
+        let gpus = ladder.take((found, &[]), leased, leased, at(*second));
         gpus.first().map_or_else(|| "forgotten".to_owned(), |gpu| gpu.health.to_string())
     };
     looks.iter().map(stands).collect()
@@ -95,11 +95,27 @@ fn a_device_that_is_gone_is_remembered_while_somebody_holds_it() {
 }
 
 #[test]
+fn nobody_leaves_a_device_of_which_nothing_can_be_known() {
+    let held: Leased = [(GpuId("GPU-0".to_owned()), Lease::Whole)].into();
+    let mut ladder = Ladder::default();
+    let trouble = ["NVML: nvmlInit: version mismatch".to_owned()];
+    let mut stands = |second, trouble: &[String]| {
+        ladder.take((vec![], trouble), &held, &held, at(second)).remove(0).health.to_string()
+    };
+    for second in [0, 30, 90_000] {
+        assert_eq!(stands(second, &trouble), "suspect: NVML: nvmlInit: version mismatch");
+    }
+    // It is known of all others now, and not of this one.
+    assert_eq!(stands(90_010, &[]), "suspect: its driver does not know it any more");
+    assert_eq!(stands(90_030, &[]), "draining: its driver does not know it any more");
+}
+
+#[test]
 fn only_memory_no_lease_explains_is_foreign() {
     let id = GpuId("GPU-0".to_owned());
     let share = |bytes| Leased::from([(id.clone(), Lease::Memory(Bytes(bytes)))]);
     let foreign = |used, before: &Leased, after: &Leased| {
-        Ladder::default().take(vec![gpu(None, used)], before, after, at(0)).remove(0).foreign.0
+        Ladder::default().take((vec![gpu(None, used)], &[]), before, after, at(0)).remove(0).foreign.0
     };
     let none = Leased::new();
     assert_eq!(foreign(9, &none, &none), 9);

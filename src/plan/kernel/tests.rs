@@ -39,6 +39,7 @@ fn machine(support: &Support) -> Machine {
         topology: crate::model::topology::tests::flat(4),
         memory: Bytes(8 << 30),
         gpus: Vec::new(),
+        gpu_trouble: Vec::new(),
         disks: [("/dev/vda".to_owned(), Disk("254:0".to_owned())), ("/dev/vdb".to_owned(), Disk("254:16".to_owned()))]
             .into(),
         huge_pages: [Bytes(2 << 20)].into(),

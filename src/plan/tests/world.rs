@@ -79,6 +79,7 @@ impl World {
             busy: BTreeSet::new(),
             blind: BTreeSet::new(),
             machine: Machine {
+                gpu_trouble: Vec::new(),
                 topology: if cpus == 16 { two_sockets() } else { flat(cpus) },
                 memory: Bytes(16 << 30),
                 gpus: vec![gpu(0), gpu(1)],

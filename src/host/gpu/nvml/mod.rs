@@ -12,6 +12,7 @@ use crate::model::units::Bytes;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Nodes every NVIDIA program opens beside the device's own.
@@ -21,10 +22,18 @@ const UVM: &str = "/dev/nvidia-uvm";
 
 /// What is asked of the library.
 pub trait Library: Send + Sync {
-    fn devices(&self) -> Result<Vec<Reading>, ProviderError>;
+    fn devices(&self) -> Result<Answer, ProviderError>;
 
     /// The critical errors (Xid) reported since this was last asked, with the device's identity.
     fn errors(&self) -> Vec<(String, u64)>;
+}
+
+/// What the library says of all devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub readings: Vec<Reading>,
+    /// Why others cannot be read. One that fell off the bus is not there.
+    pub unread: Vec<ProviderError>,
 }
 
 /// What the library says of one device.
@@ -66,6 +75,7 @@ pub struct Nvml {
     library: Box<dyn Library>,
     root: PathBuf,
     errors: xid::Errors,
+    last: Mutex<Answer>,
 }
 
 impl Provider for Nvml {
@@ -74,15 +84,33 @@ impl Provider for Nvml {
     }
 
     fn devices(&self) -> Result<Vec<Gpu>, ProviderError> {
-        let readings = self.library.devices()?;
+        let answer = self.library.devices()?;
         self.errors.take(self.library.errors(), Instant::now());
-        Ok(readings.iter().flat_map(|reading| self.offered(reading)).collect())
+        Ok(self.with_unread(answer).iter().flat_map(|reading| self.offered(reading)).collect())
     }
 }
 
 impl Nvml {
     pub fn new(library: Box<dyn Library>, root: PathBuf) -> Nvml {
-        Nvml { library, root, errors: xid::Errors::default() }
+        Nvml { library, root, errors: xid::Errors::default(), last: Mutex::default() }
+    }
+
+    /// The readings of this look, and for devices that could not be read those of the last, with the reason as their fault: one sick device
+    /// is no trouble of the others. Which one it is may not be said, so all that are missing are doubted.
+    fn with_unread(&self, answer: Answer) -> Vec<Reading> {
+        let Answer { mut readings, unread } = answer;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if !unread.is_empty() {
+            let why = unread.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            if last.unread != unread {
+                tracing::warn!(error = why, "cannot read an NVIDIA device");
+            }
+            let is_read = |known: &Reading| readings.iter().any(|reading| reading.uuid == known.uuid);
+            let missing: Vec<Reading> = last.readings.iter().filter(|known| !is_read(known)).cloned().collect();
+            readings.extend(missing.into_iter().map(|known| Reading { fault: Some(why.clone()), ..known }));
+        }
+        *last = Answer { readings: readings.clone(), unread };
+        readings
     }
 
     fn offered(&self, reading: &Reading) -> Vec<Gpu> {
@@ -156,13 +184,12 @@ fn device_file_minor(file: &Path) -> Option<u32> {
     text.lines().find_map(|line| line.strip_prefix("DeviceFileMinor:")?.trim().parse().ok())
 }
 
-/// The kernel's spelling of a PCI address: four digits for the domain, all lower case.
+/// The kernel's spelling of a PCI address: at least four digits for the domain, all lower case.
 fn pci_address(bus_id: &str) -> String {
     let lower = bus_id.to_lowercase();
     match lower.split_once(':') {
-        Some((domain, rest)) if domain.len() > 4 => {
-            format!("{}:{rest}", domain.get(domain.len() - 4..).unwrap_or(domain))
-        }
+        // Domains that a bridge made up begin at 10000 and have five.
+        Some((domain, rest)) if domain.len() > 4 => format!("{:0>4}:{rest}", domain.trim_start_matches('0')),
         _ => lower,
     }
 }
@@ -175,7 +202,8 @@ mod tests {
     fn addresses_are_spelled_as_the_kernel_does() {
         for (told, kernel) in [
             ("00000000:3B:00.0", "0000:3b:00.0"),
-            ("00010000:01:00.0", "0000:01:00.0"),
+            ("00010000:01:00.0", "10000:01:00.0"),
+            ("0000000A:01:00.0", "000a:01:00.0"),
             ("0000:AF:00.0", "0000:af:00.0"),
             ("", ""),
         ] {

@@ -43,15 +43,16 @@ impl Errors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::gpu::nvml::{Library, Nvml, Reading};
+    use crate::host::gpu::nvml::{Answer, Library, Nvml};
     use crate::host::gpu::{Provider, ProviderError};
 
     /// A library that has errors to report, once.
     struct Reporting(Mutex<Vec<(String, u64)>>);
 
     impl Library for Reporting {
-        fn devices(&self) -> Result<Vec<Reading>, ProviderError> {
-            Ok(serde_json::from_str(include_str!("../../../../tests/fixtures/nvml/two-devices.json")).unwrap())
+        fn devices(&self) -> Result<Answer, ProviderError> {
+            let text = include_str!("../../../../tests/fixtures/nvml/two-devices.json");
+            Ok(Answer { readings: serde_json::from_str(text).unwrap(), unread: Vec::new() })
         }
 
         fn errors(&self) -> Vec<(String, u64)> {
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn an_error_that_is_reported_once_is_a_fault_of_that_device_at_every_look_after() {
         let library = Reporting(Mutex::default());
-        let uuids: Vec<String> = library.devices().unwrap().into_iter().map(|reading| reading.uuid).collect();
+        let uuids: Vec<String> = library.devices().unwrap().readings.into_iter().map(|reading| reading.uuid).collect();
         let reports = [(uuids[1].clone(), 79), (uuids[0].clone(), 31), ("GPU-of-nobody".to_owned(), 48)];
         library.0.lock().unwrap().extend(reports);
         let nvml = Nvml::new(Box::new(library), "/nonexistent".into());
