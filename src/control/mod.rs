@@ -255,7 +255,7 @@ impl Controller {
         state.gather();
         let told = news::told(&state.records, &state.observed, &found.events);
         if let Ok(times) = host.cpu_times() {
-            state.measure(times);
+            state.measure(times, sweep::spare_us(host.as_ref(), &state));
         }
         let scan_at = Some(host.instant());
         let (journal, mut unsaved) = (Journal::new(found.events), journal::Changes::default());
@@ -349,7 +349,8 @@ impl Controller {
         if self.state.has_waiting_job()
             && let Ok(times) = self.host.cpu_times()
         {
-            self.state.measure(times);
+            let spare_us = sweep::spare_us(self.host.as_ref(), &self.state);
+            self.state.measure(times, spare_us);
         }
         self.state.standings = self.board.standings();
         let trouble = self.store.trouble();

@@ -27,7 +27,7 @@ use crate::model::name::Name;
 use crate::model::observed::{Life, Observed};
 use crate::model::probe::Standing;
 use crate::model::record::Record;
-use crate::model::spec::Kind;
+use crate::model::spec::{CpuClass, Kind};
 use crate::model::usage::Usage;
 use crate::plan::strain::Strains;
 use crate::plan::{Input, Plan, Setback, Shutdown, Verdict, plan};
@@ -80,7 +80,7 @@ pub struct State {
     pub shutdown: Option<Shutdown>,
     /// When this controller began.
     pub since: Steady,
-    cpu_times: Option<CpuTimes>,
+    cpu_times: Option<(CpuTimes, BTreeMap<Name, u64>)>,
     /// What the rebalancer proposes and has not been taken up, or is being carried out.
     pub(super) moves: Vec<Move>,
     rebalances: bool,
@@ -219,14 +219,27 @@ impl State {
         self.desired.wanted.iter().any(|(name, wanted)| wanted.spec.kind == Kind::Job && waits(name) && !finished(name))
     }
 
-    /// Takes a reading of the CPUs; the share that was busy since the one before is the utilisation.
-    pub fn measure(&mut self, times: CpuTimes) {
+    /// Running workloads that yield to everybody.
+    pub fn idlers(&self) -> impl Iterator<Item = &Name> {
+        let yields = |name: &&Name| {
+            self.records.get(*name).is_some_and(|record| record.spec.resources.cpu.class == CpuClass::Idle)
+        };
+        self.observed.keys().filter(yields)
+    }
+
+    /// Takes a reading of the CPUs, and of what those that yield to everybody have had of them (in us); the share that was busy with other
+    /// work since the one before is the utilisation.
+    pub fn measure(&mut self, times: CpuTimes, spare_us: BTreeMap<Name, u64>) {
         // Counting begins anew where less has passed in all than before.
-        if let Some(before) = self.cpu_times.filter(|before| before.total <= times.total) {
-            let Some(percent) = times.busy_percent_since(before) else { return };
+        if let Some((before, spare_before)) = self.cpu_times.as_ref().filter(|(before, _)| before.total <= times.total)
+        {
+            let since =
+                |(name, now): (&Name, &u64)| spare_before.get(name).map_or(0, |before| now.saturating_sub(*before));
+            let spare = Duration::from_micros(spare_us.iter().map(since).sum());
+            let Some(percent) = times.busy_percent_since(*before, spare) else { return };
             self.utilisation_percent = Some(percent);
         }
-        self.cpu_times = Some(times);
+        self.cpu_times = Some((times, spare_us));
     }
 
     /// Marks a workload as being acted on or looked at, from when the job's thread says it began.

@@ -114,6 +114,9 @@ impl Controller {
     pub(super) fn take_sweep(&mut self, swept: Swept) {
         let Swept { sightings, machine, times } = swept;
         self.end_sweep();
+        let spare: BTreeSet<&Name> = self.state.idlers().collect();
+        let idlers = sightings.iter().filter(|sighting| spare.contains(&sighting.name));
+        let spare_us = idlers.filter_map(|sighting| Some((sighting.name.clone(), sighting.usage.cpu_us?))).collect();
         let mut news = Vec::new();
         for Sighting { name, epoch, seen, usage, logs, refusal, strays } in sightings {
             match seen {
@@ -134,7 +137,7 @@ impl Controller {
             Err(error) => tracing::error!(error = %chain(&error), "cannot look at the machine"),
         }
         if let Ok(times) = times {
-            self.state.measure(times);
+            self.state.measure(times, spare_us);
         }
         // Who owns a manifest depends on what runs.
         self.state.gather();
@@ -176,4 +179,9 @@ impl Controller {
         }
         news
     }
+}
+
+/// What those that yield to everybody have had of the CPUs.
+pub(super) fn spare_us(host: &dyn Host, state: &super::State) -> BTreeMap<Name, u64> {
+    state.idlers().filter_map(|name| Some((name.clone(), host.usage(name).cpu_us?))).collect()
 }

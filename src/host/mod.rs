@@ -47,7 +47,7 @@ use sampler::Meter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The oldest kernel with everything that is relied on: clone3 into a cgroup (5.7), mount_setattr (5.12) and cgroup.kill (5.14).
 pub const KERNEL_MIN_MAJOR: u32 = 5;
@@ -75,12 +75,16 @@ pub struct CpuTimes {
 impl CpuTimes {
     /// Less says nothing: a tenth of a second on one CPU.
     const TICKS_MIN: u64 = 10;
+    /// What the kernel counts in for programs, on every architecture (`man 7 time`, USER_HZ).
+    const TICK_MS: u128 = 10;
 
-    /// The share in percent that was busy since an earlier reading; none while that is too short ago. Of CPUs that were switched off in
-    /// between nothing is known, and the kernel takes back what it has counted as waiting for disks (`man 5 proc_stat`, iowait).
-    pub fn busy_percent_since(self, before: CpuTimes) -> Option<u8> {
+    /// The share in percent that was busy since an earlier reading; none while that is too short ago. What was worked in `spare` does not
+    /// count. Of CPUs that were switched off in between nothing is known, and the kernel takes back what it has counted as waiting for disks
+    /// (`man 5 proc_stat`, iowait).
+    pub fn busy_percent_since(self, before: CpuTimes, spare: Duration) -> Option<u8> {
         let busy = self.busy.saturating_sub(before.busy);
         let total = self.total.saturating_sub(before.total).max(busy);
+        let busy = busy.saturating_sub(u64::try_from(spare.as_millis() / CpuTimes::TICK_MS).unwrap_or(u64::MAX));
         (total >= CpuTimes::TICKS_MIN).then(|| u8::try_from(100 * busy / total).unwrap_or(100))
     }
 }
@@ -293,11 +297,14 @@ mod tests {
     #[test]
     fn how_busy_it_was_is_told_in_percent_whatever_the_counters_do() {
         let before = CpuTimes { busy: 1000, total: 50_000 };
-        let check = |busy, total| CpuTimes { busy, total }.busy_percent_since(before);
+        let check = |busy, total| CpuTimes { busy, total }.busy_percent_since(before, Duration::ZERO);
         assert_eq!([check(1000, 50_200), check(1050, 50_200), check(1200, 50_200)], [Some(0), Some(25), Some(100)]);
         assert_eq!(check(1005, 50_009), None, "too short");
         // More work than time in all: time spent waiting for a disk was taken back.
         assert_eq!([check(1100, 50_020), check(1100, 49_900)], [Some(100), Some(100)]);
         assert_eq!(check(900, 49_000), None, "all of them went back");
+        let spare =
+            |millis| CpuTimes { busy: 1200, total: 50_200 }.busy_percent_since(before, Duration::from_millis(millis));
+        assert_eq!([spare(500), spare(2000), spare(9000)], [Some(75), Some(0), Some(0)]);
     }
 }

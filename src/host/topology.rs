@@ -50,12 +50,11 @@ pub fn read(root: &Path, allowed: Option<&CpuSet>) -> Result<Topology, TopologyE
     let isolated = list(&cpus.join("isolated")).unwrap_or_default();
     let usable = allowed.map_or_else(|| online.clone(), |allowed| online.intersection(allowed)).difference(&isolated);
     let topology_of = |cpu: u32| cpus.join(format!("cpu{cpu}/topology"));
-    // A kernel that shows a file for one CPU shows it for all: what the first does not have is not looked for 255 times more.
-    let first = online.iter().map(topology_of).find(|folder| folder.is_dir());
+    let witnesses = witnesses(&online);
     let told = |names: Names<'_>| {
-        let Some(first) = &first else { return Vec::new() };
-        let names: Vec<&str> = names.iter().copied().filter(|name| first.join(name).exists()).collect();
-        groups(&online, |cpu| set(&topology_of(cpu), &names))
+        let is_shown = |name: &&str| witnesses.iter().any(|cpu| topology_of(*cpu).join(name).exists());
+        let names: Vec<&str> = names.iter().copied().filter(is_shown).collect();
+        if names.is_empty() { Vec::new() } else { groups(&online, |cpu| set(&topology_of(cpu), &names)) }
     };
     let cores = one_by_one(&cpus, told(CORE));
     let packages = told(PACKAGE);
@@ -64,11 +63,23 @@ pub fn read(root: &Path, allowed: Option<&CpuSet>) -> Result<Topology, TopologyE
         dies.clear();
     }
     let cache_of = |cpu: u32| cpus.join(format!("cpu{cpu}/cache"));
-    let has_caches = online.iter().next().is_some_and(|cpu| cache_of(cpu).is_dir());
+    let has_caches = witnesses.iter().any(|cpu| cache_of(*cpu).is_dir());
     let llcs = if has_caches { groups(&online, |cpu| last_level_cache(&cache_of(cpu), &online)) } else { Vec::new() };
     let nodes = nodes(&system.join("node"), &gpu_nodes(&root.join("proc/driver/nvidia/gpus")), &online);
     let kinds = kinds::read(root, &online);
     Ok(Topology { packages, dies, nodes, llcs, cores, online, offline, usable, kinds })
+}
+
+/// A few CPUs that stand for all: a kernel that shows a file for one shows it for nearly all, so that what none of these has is not looked for
+/// 255 times more. The first alone is not enough: of a saved tree, or while it comes or goes, some files of one CPU may be missing.
+fn witnesses(online: &CpuSet) -> Vec<u32> {
+    const WITNESSES: usize = 4;
+    let cpus: Vec<u32> = online.iter().collect();
+    let mut chosen: Vec<u32> = (0..WITNESSES)
+        .filter_map(|at| cpus.get(at * cpus.len().saturating_sub(1) / (WITNESSES - 1)).copied())
+        .collect();
+    chosen.dedup();
+    chosen
 }
 
 /// The CPUs that are online, and those that are there and are not.
@@ -78,16 +89,14 @@ fn online(cpus: &Path) -> Result<(CpuSet, CpuSet), TopologyError> {
     let folders = || -> Result<CpuSet, TopologyError> {
         Ok(entries()?.flatten().filter_map(|entry| number(entry.file_name().to_str()?)).collect())
     };
-    let path = cpus.join("online");
-    let online = match fs::read_to_string(&path) {
-        Ok(text) => text.parse().map_err(|source| TopologyError::List { path, source })?,
+    let online = match list(&cpus.join("online")) {
+        Some(online) => online,
         // Kernels before 2.6.26 have no list; a CPU without a switch of its own cannot be off.
-        Err(_) => {
+        None => {
             let is_on = |cpu: &u32| number_in(&cpus.join(format!("cpu{cpu}/online"))) != Some(0);
             folders()?.iter().filter(is_on).collect()
         }
     };
-    let online: CpuSet = online;
     if online.is_empty() {
         return Err(TopologyError::Empty { path: cpus.to_owned() });
     }

@@ -3,7 +3,7 @@
 //! CPUs are of one kind if they have one capacity, one base frequency, one performance-monitoring unit, and top frequencies within a
 //! tenth of each other: processors boost a favoured core or two of one kind a little higher.
 
-use super::{list, number_in};
+use super::{list, number_in, witnesses};
 use crate::model::cpuset::CpuSet;
 use crate::model::topology::{Kind, KindInfos};
 use std::path::Path;
@@ -21,8 +21,8 @@ pub fn read(root: &Path, online: &CpuSet) -> Vec<Kind> {
         .filter_map(|unit| Some((unit, list(&root.join("sys/devices").join(unit).join("cpus"))?)))
         .collect();
     let folder_of = |cpu: u32| cpus.join(format!("cpu{cpu}"));
-    // As with all of sysfs: what a kernel does not show for one CPU that is online, it shows for none.
-    let has = |name: &str| online.iter().next().is_some_and(|cpu| folder_of(cpu).join(name).exists());
+    let witnesses = witnesses(online);
+    let has = |name: &str| witnesses.iter().any(|cpu| folder_of(*cpu).join(name).exists());
     let (has_capacities, has_frequencies) = (has("cpu_capacity"), has("cpufreq"));
     let of = |cpu: u32| {
         let folder = folder_of(cpu);

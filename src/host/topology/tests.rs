@@ -57,6 +57,23 @@ fn what_a_machine_does_not_tell_is_left_empty() {
 }
 
 #[test]
+fn what_the_first_cpu_alone_lacks_is_read_of_the_others() {
+    let mut files = vec![("cpu/online", "\0\0"), ("cpu/cpu0/topology/core_id", "0")];
+    for (cpu, core) in [("cpu/cpu1", "1"), ("cpu/cpu2", "2-3"), ("cpu/cpu3", "2-3")] {
+        for (file, text) in [
+            ("topology/core_cpus_list", core),
+            ("topology/package_cpus_list", "0-3"),
+            ("cache/index3/level", "3"),
+            ("cache/index3/shared_cpu_list", core),
+            ("cpu_capacity", if core == "1" { "512" } else { "1024" }),
+        ] {
+            files.push((Box::leak(format!("{cpu}/{file}").into_boxed_str()), text));
+        }
+    }
+    insta::assert_snapshot!(machine(&files), @r#"{"packages":["0-3"],"dies":[],"numa":{"0":"0-3"},"llc":["1","2-3"],"cores":["1","2-3"],"online":"0-3","offline":"","usable":"0-3","kinds":[{"cpus":"1","efficiency":0,"infos":{"LinuxCapacity":512}},{"cpus":"2-3","efficiency":1,"infos":{"LinuxCapacity":1024}}]}"#);
+}
+
+#[test]
 fn nonsense_is_no_group_and_no_group_claims_a_cpu_of_another() {
     // CPU 0 claims everybody, CPU 1 only itself, CPU 2 somebody else, CPU 3 has bytes that are no list.
     let shown = machine(&[

@@ -3,7 +3,7 @@
 use super::{Case, Decision, Next};
 use crate::model::name::Name;
 use crate::model::record::{Deletion, Grant};
-use crate::model::spec::Kind;
+use crate::model::spec::{CpuClass, Kind};
 use crate::model::status::{ConditionKind, Phase};
 use crate::place::{self, Ask, Holding};
 use crate::plan::Input;
@@ -81,9 +81,12 @@ impl Case<'_, '_> {
         self.decision(Phase::Starting, Next::Start, None)
     }
 
-    /// Jobs start when the host is quiet enough.
+    /// Jobs start when the host is quiet enough; those that yield to everybody disturb nobody.
     pub(super) fn too_busy(&self) -> Option<String> {
         let Input { utilisation_percent, job_threshold_percent, .. } = self.input;
+        if self.record.spec.resources.cpu.class == CpuClass::Idle {
+            return None;
+        }
         match (self.record.spec.kind, utilisation_percent) {
             (Kind::Job, Some(used)) if used > job_threshold_percent => {
                 let below = format!("jobs start at {job_threshold_percent} % or less (controller --job-cpu-threshold)");

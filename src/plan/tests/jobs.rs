@@ -349,3 +349,15 @@ fn a_scheduled_run_that_a_busy_host_keeps_waiting_says_so_and_is_left_out_at_its
     world.utilisation_percent = Some(10);
     assert_eq!(world.plan().work, [], "the next day is another time");
 }
+
+#[test]
+fn a_job_that_yields_to_everybody_does_not_wait_for_a_quieter_host() {
+    let mut world = World::new(4);
+    world.utilisation_percent = Some(100);
+    world.file("job.yaml", "kind: job\ncommand: a\ncpu: {class: idle}").settle();
+    world.file("other.yaml", "kind: job\ncommand: a");
+    let work = world.plan().work;
+    assert!(work.iter().all(|work| work.name.as_str() == "other"), "{work:?}");
+    assert!(world.pass().contains("job Running") || world.pass().contains("job Starting"), "{}", world.pass());
+    assert!(world.pass().contains("other Pending Ready=false HostBusy"), "{}", world.pass());
+}
