@@ -15,7 +15,7 @@ pub fn news(name: &Name, before: &Observed, seen: &Observed, strays: &BTreeSet<u
         (Some(_), None) => found.push("somebody has removed its cgroup".to_owned()),
         (Some(before), Some(now)) => {
             found.extend(frozen(before, now));
-            for (file, value) in &before.settings.0 {
+            for (file, value) in before.settings.iter() {
                 match now.settings.get(file) {
                     Some(held) if held == value => {}
                     Some(held) => found.push(format!("somebody has changed {file} from {value:?} to {held:?}")),
@@ -57,8 +57,8 @@ mod tests {
     use crate::model::cgroup::Settings;
 
     fn seen(settings: &[(&str, &str)], frozen: bool) -> Observed {
-        let settings = settings.iter().map(|(file, value)| ((*file).to_owned(), (*value).to_owned())).collect();
-        let group = Group { settings: Settings(settings), populated: true, frozen };
+        let settings: Settings = settings.iter().map(|(file, value)| ((*file).to_owned(), *value)).collect();
+        let group = Group { settings, populated: true, frozen };
         Observed { group: Some(group), ..Observed::default() }
     }
 

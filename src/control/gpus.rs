@@ -6,6 +6,7 @@ use crate::model::gpu::{Gpu, GpuHolder, GpuId, GpuStatus, Health};
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::record::Record;
+use crate::plan::Ledger;
 use crate::plan::gpu::{Ladder, Leased, leased};
 use std::collections::BTreeMap;
 
@@ -35,6 +36,9 @@ impl State {
         let (was, is) = (&self.machine.topology, &machine.topology);
         if (&was.online, &was.usable) != (&is.online, &is.usable) {
             tracing::info!(online = %is.online, offline = %is.offline, usable = %is.usable, "CPUs have come or gone");
+        }
+        if was != is {
+            *self.bare = Ledger::of(is);
         }
         self.machine = machine;
     }

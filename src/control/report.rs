@@ -92,7 +92,9 @@ pub fn status(
         Some(Life::Running { pid }) => Some(*pid),
         _ => None,
     };
-    let settings = seen.group.as_ref().map(|group| group.settings.0.clone()).unwrap_or_default();
+    let settings = seen.group.iter().flat_map(|group| group.settings.iter());
+    let settings: BTreeMap<String, String> =
+        settings.map(|(file, value)| (file.to_owned(), value.to_owned())).collect();
     let now = input.clock.wall;
     let conditions = conditions(verdict, before, |finding| match before {
         // This controller's own first word of it: what it finds has become so under an earlier one.

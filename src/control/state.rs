@@ -30,7 +30,7 @@ use crate::model::record::Record;
 use crate::model::spec::{CpuClass, Kind};
 use crate::model::usage::Usage;
 use crate::plan::strain::Strains;
-use crate::plan::{Input, Plan, Setback, Shutdown, Verdict, plan};
+use crate::plan::{Input, Ledger, Plan, Setback, Shutdown, Verdict, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ const SETBACK_MAX: Duration = Duration::from_mins(1);
 /// Everything a pass is decided on.
 pub struct State {
     pub machine: Machine,
+    /// Of this machine. Boxed: a controller is moved about, by value.
+    pub(super) bare: Box<Ledger>,
     pub records: BTreeMap<Name, Record>,
     pub observed: BTreeMap<Name, Observed>,
     /// Workloads somebody is acting on or looking at.
@@ -94,6 +96,7 @@ pub struct State {
 impl State {
     pub fn new(machine: Machine, records: BTreeMap<Name, Record>, options: &Options) -> State {
         let mut state = State {
+            bare: Box::new(Ledger::of(&machine.topology)),
             machine,
             records,
             observed: BTreeMap::new(),
@@ -154,6 +157,7 @@ impl State {
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
+            bare: &self.bare,
             fence: &self.fencing.fence,
             moves: self.rebalances.then_some(&self.moves),
             utilisation_percent: self.utilisation_percent,
@@ -184,17 +188,15 @@ impl State {
             usage: self.usage.clone(),
             guarded: plan.guarded.clone(),
         };
-        let mut told = BTreeMap::new();
+        let mut anew = Vec::new();
         for (name, verdict) in &plan.verdicts {
-            let known = before.statuses.get(name);
-            let made_on = (verdict.clone(), self.epoch(name));
-            let status = match known.filter(|_| self.told.get(name) == Some(&made_on)) {
-                Some(known) => Some(Arc::clone(known)),
-                None => report::status(&input, name, verdict, cgroup(name), known.map(AsRef::as_ref)).map(Arc::new),
-            };
-            if let Some(status) = status {
-                snapshot.statuses.insert(name.clone(), status);
-                told.insert(name.clone(), made_on);
+            let (known, epoch) = (before.statuses.get(name), self.epoch(name));
+            let is_told = self.told.get(name).is_some_and(|(told, at)| told == verdict && *at == epoch);
+            if let Some(known) = known.filter(|_| is_told) {
+                snapshot.statuses.insert(name.clone(), Arc::clone(known));
+            } else if let Some(status) = report::status(&input, name, verdict, cgroup(name), known.map(AsRef::as_ref)) {
+                snapshot.statuses.insert(name.clone(), Arc::new(status));
+                anew.push((name.clone(), (verdict.clone(), epoch)));
             }
         }
         snapshot.unsettled = report::unsettled(&input, plan, &snapshot);
@@ -208,7 +210,8 @@ impl State {
                 .extend(missing.map(|path| format!("{path} was not there when the controller began to look")));
             snapshot.unsettled.extend(scan.being_written.iter().map(|path| format!("{path} is being written")));
         }
-        self.told = told;
+        self.told.retain(|name, _| snapshot.statuses.contains_key(name));
+        self.told.extend(anew);
         snapshot
     }
 

@@ -3,7 +3,8 @@
 
 use super::cpuset::NodeSet;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Which kernel interface a host's controllers speak (cgroups(7)).
@@ -38,30 +39,82 @@ pub struct Support {
 /// Where a v2 group asks to have its CPUs alone (cgroup-v2.rst): `member`, `root`, or `root invalid (why not)`.
 pub const PARTITION: &str = "cpuset.cpus.partition";
 
+/// So many files there are of one workload on most hosts: room is made for them at once.
+const FILES_USUAL: usize = 16;
+
 /// Control files and their values, as read from or written to the kernel, without the final newline.
+///
+/// Kept as a list in order of the files, not as a map, and names of files that are known beforehand are not copied: each pass makes one for
+/// each workload, a dozen files long, and compares it with the one that was seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings(pub BTreeMap<String, String>);
+pub struct Settings(Vec<(Cow<'static, str>, String)>);
 
 impl Settings {
     pub fn get(&self, file: &str) -> Option<&str> {
-        self.0.get(file).map(String::as_str)
+        self.place(file).ok().map(|at| self.0[at].1.as_str())
     }
 
-    pub fn set(&mut self, file: &str, value: impl Into<String>) {
-        let mut value = value.into();
-        if is_per_device(file) {
+    pub fn set(&mut self, file: impl Into<Cow<'static, str>>, value: impl Into<String>) {
+        let (file, mut value) = (file.into(), value.into());
+        if is_per_device(&file) {
             // In whatever order the kernel keeps its devices.
             let mut lines: Vec<&str> = value.lines().collect();
             lines.sort_unstable();
             value = lines.join("\n");
         }
-        self.0.insert(file.to_owned(), value);
+        match self.place(&file) {
+            Ok(at) => self.0[at].1 = value,
+            Err(at) => {
+                if self.0.is_empty() {
+                    self.0.reserve(FILES_USUAL);
+                }
+                self.0.insert(at, (file, value));
+            }
+        }
     }
 
-    /// Whether a file holds what was asked of it. A partition is a wish: the kernel keeps it, and says beside it why it is not granted.
+    /// Where a file is, or belongs.
+    fn place(&self, file: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.as_ref().cmp(file))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Each file with its value, and what `held` has in it.
+    pub fn beside<'a>(&'a self, held: &'a Settings) -> impl Iterator<Item = (&'a str, &'a str, Option<&'a str>)> {
+        let mut rest = held.0.iter().peekable();
+        self.0.iter().map(move |(file, value)| {
+            while rest.next_if(|(other, _)| other < file).is_some() {}
+            let held = rest.next_if(|(other, _)| other == file);
+            (file.as_ref(), value.as_str(), held.map(|(_, value)| value.as_str()))
+        })
+    }
+
+    /// In order of the files.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(file, value)| (file.as_ref(), value.as_str()))
+    }
+
+    /// Whether a file holds what was asked of it, as [`is_met`] has it.
     pub fn holds(&self, file: &str, value: &str) -> bool {
-        let held = self.get(file);
-        held == Some(value) || file == PARTITION && value == "root" && held.is_some_and(|held| held.starts_with("root"))
+        is_met(file, value, self.get(file))
+    }
+}
+
+/// Whether what a file holds is what was asked of it. A partition is a wish: the kernel keeps it, and says beside it why it is not granted.
+pub fn is_met(file: &str, value: &str, held: Option<&str>) -> bool {
+    held == Some(value) || file == PARTITION && value == "root" && held.is_some_and(|held| held.starts_with("root"))
+}
+
+impl<F: Into<Cow<'static, str>>, V: Into<String>> FromIterator<(F, V)> for Settings {
+    fn from_iter<I: IntoIterator<Item = (F, V)>>(entries: I) -> Settings {
+        let mut settings = Settings::default();
+        for (file, value) in entries {
+            settings.set(file, value);
+        }
+        settings
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sets of CPUs (or of NUMA nodes) and the kernel's list notation for them: `0-3,8`.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 /// Numbers beyond this are refused: twice the most CPUs a kernel can be configured for (`NR_CPUS`, 8192 on x86-64), so that a text such
@@ -130,17 +130,20 @@ impl FromIterator<u32> for CpuSet {
 
 impl fmt::Display for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut ranges: Vec<(u32, u32)> = Vec::new();
-        for cpu in self.iter() {
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == cpu => *last = cpu,
-                _ => ranges.push((cpu, cpu)),
+        let (mut text, mut cpus) = (String::new(), self.iter().peekable());
+        while let Some(first) = cpus.next() {
+            let mut last = first;
+            while let Some(next) = cpus.next_if_eq(&(last + 1)) {
+                last = next;
+            }
+            let comma = if text.is_empty() { "" } else { "," };
+            if first == last {
+                write!(text, "{comma}{first}")?;
+            } else {
+                write!(text, "{comma}{first}-{last}")?;
             }
         }
-        let written = |(first, last): &(u32, u32)| {
-            if first == last { first.to_string() } else { format!("{first}-{last}") }
-        };
-        f.pad(&ranges.iter().map(written).collect::<Vec<_>>().join(","))
+        f.pad(&text)
     }
 }
 

@@ -56,7 +56,7 @@ pub struct Ledger {
 }
 
 /// What one workload holds, and what it asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
     pub resources: Resources,
     pub grant: Grant,
@@ -118,6 +118,9 @@ impl Ledger {
     }
 
     pub fn put(&mut self, name: Name, holding: Holding) {
+        if self.holdings.get(&name) == Some(&holding) {
+            return;
+        }
         self.remove(&name);
         self.fenced = self.fenced.union(&holding.grant.fenced);
         self.memory_requested += u128::from(holding.grant.requested.memory.0);

@@ -5,12 +5,11 @@
 
 mod io;
 
-use crate::model::cgroup::{Generation, PARTITION, Settings, Support, Write, is_per_device, no_limit};
+use crate::model::cgroup::{Generation, PARTITION, Settings, Support, Write, is_met, is_per_device, no_limit};
 use crate::model::cpuset::{CpuSet, NodeSet};
 use crate::model::machine::Machine;
 use crate::model::spec::{Align, Cpu, CpuClass, Memory, Resources};
 use crate::model::units::{Bytes, Limit, MilliCpu};
-use std::collections::BTreeMap;
 
 /// The period of CPU quotas, the kernel's default. A shorter one costs more timer interrupts, a longer one throttles in longer gaps.
 pub const CPU_PERIOD_US: u64 = 100_000;
@@ -93,7 +92,7 @@ fn beyond_legacy(memory: &Memory) -> Vec<String> {
 }
 
 /// Wants a value, or notes that it cannot be had. A file that is missing and would only hold "no limit" is nothing to report.
-fn want(wanted: &mut Wanted, support: &Support, file: &str, value: String) {
+fn want(wanted: &mut Wanted, support: &Support, file: &'static str, value: String) {
     if support.files.contains(file) {
         wanted.settings.set(file, value);
     } else if fresh(support.generation, file) != Some(value.as_str()) {
@@ -196,24 +195,23 @@ pub fn first_writes(wanted: &Settings, generation: Generation) -> Vec<Write> {
 
 /// The same where a part of the group is there and holds `held`; files that are missing there are those of a new one.
 pub fn writes_into_new(held: &Settings, wanted: &Settings, generation: Generation) -> Vec<Write> {
-    let known = |file: &String| fresh(generation, file).map(|value| (file.clone(), value.to_owned()));
-    let mut before: BTreeMap<String, String> = wanted.0.keys().filter_map(known).collect();
-    before.extend(held.0.clone());
-    writes(&Settings(before), wanted)
+    let mut before = held.clone();
+    for (file, _, now) in wanted.beside(held) {
+        if let (None, Some(value)) = (now, fresh(generation, file)) {
+            before.set(file.to_owned(), value);
+        }
+    }
+    writes(&before, wanted)
 }
 
 /// The writes that turn `held` into `wanted`, in an order the kernel accepts at every step.
 pub fn writes(held: &Settings, wanted: &Settings) -> Vec<Write> {
     let mut writes = Vec::new();
-    for (file, value) in &wanted.0 {
-        let now = held.get(file);
-        if held.holds(file, value) {
-            continue;
-        }
+    for (file, value, now) in wanted.beside(held).filter(|(file, value, now)| !is_met(file, value, *now)) {
         if is_per_device(file) {
             writes.extend(device_writes(file, now.unwrap_or_default(), value));
         } else {
-            writes.push(Write { file: file.clone(), value: value.clone() });
+            writes.push(Write { file: file.to_owned(), value: value.to_owned() });
         }
     }
     writes.sort_by_key(|write| rank(write, held));

@@ -16,20 +16,20 @@ pub(super) fn needed(input: &Input<'_>, record: &Record, wanted: &Settings) -> O
     if !matches!(instance, Some(Instance { life: Life::Running { .. }, .. })) {
         return None;
     }
-    let mut reasons = Vec::new();
+    let (nothing, mut reasons) = (Settings::default(), Vec::new());
     let held = match group {
         None => {
             reasons.push("its cgroup is gone".to_owned());
-            Settings::default()
+            &nothing
         }
         Some(group) => {
             if group.frozen {
                 reasons.push("it is frozen".to_owned());
             }
-            if let Some(file) = wanted.0.keys().find(|file| group.settings.get(file).is_none()) {
+            if let Some((file, ..)) = wanted.beside(&group.settings).find(|(.., now)| now.is_none()) {
                 reasons.push(format!("its cgroup with {file} is gone"));
             }
-            group.settings.clone()
+            &group.settings
         }
     };
     if let Some(strays) = input.strays.get(name).filter(|strays| !strays.is_empty()) {
@@ -39,7 +39,7 @@ pub(super) fn needed(input: &Input<'_>, record: &Record, wanted: &Settings) -> O
     if reasons.is_empty() {
         return None;
     }
-    let writes = kernel::writes_into_new(&held, wanted, input.machine.cgroup.generation);
+    let writes = kernel::writes_into_new(held, wanted, input.machine.cgroup.generation);
     // What runs was within its limits a moment ago, and is moved in after they are written.
     let shrink = if record.spec.resources.memory.force { Shrink::Anyhow } else { Shrink::IfItFits };
     Some((Act::Restore { writes, shrink }, reasons.join(", ")))

@@ -29,6 +29,7 @@ mod queue;
 mod rollout;
 pub mod strain;
 
+pub use crate::place::Ledger;
 pub use lifecycle::{HOST_BUSY, PREEMPTED, environment};
 
 use crate::model::balance::Move;
@@ -46,7 +47,7 @@ use crate::model::record::{Grant, Record};
 use crate::model::spec::Signal;
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
-use crate::place::{self, Ask, Holding, Ledger, Refusal};
+use crate::place::{self, Ask, Holding, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything a decision may depend on.
@@ -68,6 +69,9 @@ pub struct Input<'a> {
     /// What the probes of runs have come to.
     pub standings: &'a BTreeMap<Name, Standing>,
     pub machine: &'a Machine,
+    /// The ledger of this machine before anybody has anything of it. Kept between passes: to work out how its CPUs belong together takes
+    /// longer than to plan for a few workloads.
+    pub bare: &'a Ledger,
     /// Host CPU utilisation in percent, where it has been measured.
     pub utilisation_percent: Option<u8>,
     /// Jobs wait while the host is busier than this.
@@ -193,11 +197,12 @@ pub struct Finding {
 pub fn plan(input: &Input<'_>) -> Plan {
     let held = guard::hold(input);
     let input = &Input { desired: held.as_ref().unwrap_or(input.desired), ..*input };
-    let mut ledger = ledger(input);
+    let names = names(input);
+    let mut ledger = ledger(input, &names);
     let (courses, moves) = (rollout::courses(input), balance::acceptable(input, &ledger));
     let mut round = lifecycle::Round { courses, moves, ..lifecycle::Round::default() };
     let mut decisions: Vec<(Name, lifecycle::Decision)> = Vec::new();
-    let mut queue = queue::Queue::of(input, &ledger, names(input));
+    let mut queue = queue::Queue::of(input, &ledger, names);
     while let Some(name) = queue.pop() {
         let decision = lifecycle::decide(input, &mut ledger, &round, &name);
         keep_leases(input, &mut ledger, &name);
@@ -315,17 +320,17 @@ pub fn foreground(machine: &Machine, wanted: Wanted, pid: u32) -> Result<Foregro
 }
 
 /// What every workload holds as the pass begins.
-fn ledger(input: &Input<'_>) -> Ledger {
-    let mut ledger = Ledger::of(&input.machine.topology);
-    for name in names(input) {
-        let started_as = input.observed.get(&name).and_then(Observed::started_as);
-        let Some(record) = Record::in_force(input.records.get(&name), started_as, &input.clock) else { continue };
+fn ledger(input: &Input<'_>, names: &BTreeSet<&Name>) -> Ledger {
+    let mut ledger = input.bare.clone();
+    for name in names {
+        let started_as = input.observed.get(*name).and_then(Observed::started_as);
+        let Some(record) = Record::in_force(input.records.get(*name), started_as, &input.clock) else { continue };
         if let Some(ids) = record.ids {
             ledger.put_ids(ids);
         }
-        if let Some(grant) = held(input, &name, record) {
+        if let Some(grant) = held(input, name, record) {
             let holding = Holding { resources: record.spec.resources.clone(), grant: grant.clone() };
-            ledger.put(name, holding);
+            ledger.put((*name).clone(), holding);
         }
     }
     ledger
@@ -338,9 +343,9 @@ fn held<'r>(input: &Input<'_>, name: &Name, record: &'r Record) -> Option<&'r Gr
     if seen || input.blind.contains(name) { record.grant.as_ref() } else { record.held() }
 }
 
-fn names(input: &Input<'_>) -> BTreeSet<Name> {
-    let Input { desired, records, observed, blind, .. } = input;
-    desired.wanted.keys().chain(records.keys()).chain(observed.keys()).chain(*blind).cloned().collect()
+fn names<'a>(input: &Input<'a>) -> BTreeSet<&'a Name> {
+    let Input { desired, records, observed, blind, .. } = *input;
+    desired.wanted.keys().chain(records.keys()).chain(observed.keys()).chain(blind).collect()
 }
 
 #[cfg(test)]

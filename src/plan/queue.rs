@@ -105,13 +105,12 @@ impl Holdings {
 }
 
 impl<'a> Queue<'a> {
-    pub fn of(input: &'a Input<'a>, ledger: &Ledger, names: BTreeSet<Name>) -> Queue<'a> {
-        let mut sorted: Vec<Name> = names.into_iter().collect();
-        sorted.sort_by_cached_key(|name| rank(input, name));
+    pub fn of(input: &'a Input<'a>, ledger: &Ledger, names: BTreeSet<&Name>) -> Queue<'a> {
+        let mut sorted: Vec<_> = names.into_iter().map(|name| rank(input, name)).collect();
+        sorted.sort_unstable();
         let mut queue = Queue { input, tiers: VecDeque::new(), shares: BTreeMap::new(), counted: BTreeMap::new() };
         let mut jobs_of = None;
-        for name in sorted {
-            let (not_running, priority, is_job, ..) = rank(input, &name);
+        for (not_running, priority, is_job, _, name) in sorted {
             queue.count(ledger, &name);
             if !(not_running && is_job) {
                 match queue.tiers.back_mut() {

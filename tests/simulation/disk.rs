@@ -10,7 +10,7 @@ use containerctl::model::record::Record;
 use containerctl::store::{Entry, Table};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// As in the store: milliseconds after which a sync that failed is tried again.
 const SYNC_AGAIN: u64 = 5_000;
@@ -25,11 +25,29 @@ enum Of {
 }
 
 type Key = (Of, Vec<u8>);
-type Contents = BTreeMap<Key, Vec<u8>>;
+type Contents = BTreeMap<Key, Arc<Value>>;
+/// What is to be at a key, if anything.
+type Write = (Key, Option<Arc<Value>>);
+
+/// Some bytes, shared by all that have them, and the record that they are: laws ask for it again and again.
+struct Value {
+    bytes: Vec<u8>,
+    record: OnceLock<Option<Record>>,
+}
+
+impl Value {
+    fn new(bytes: Vec<u8>) -> Arc<Value> {
+        Arc::new(Value { bytes, record: OnceLock::new() })
+    }
+
+    fn record(&self) -> Option<Record> {
+        self.record.get_or_init(|| codec::decode(&self.bytes).ok()).clone()
+    }
+}
 
 fn entries_of(table: Of, contents: &Contents) -> Vec<Entry> {
     let of_it = contents.iter().filter(|((of, _), _)| *of == table);
-    of_it.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+    of_it.map(|((_, key), value)| (key.clone(), value.bytes.clone())).collect()
 }
 
 #[derive(Default)]
@@ -37,10 +55,10 @@ pub struct Disk {
     /// As the process sees it.
     memory: Contents,
     /// Writes the kernel has not been given, in order; none is a removal.
-    pending: Vec<(Key, Option<Vec<u8>>)>,
+    pending: Vec<Write>,
     kernel: Contents,
     /// What the kernel was given since the last sync: with these the platter is as the kernel's.
-    unsynced: Vec<(Key, Option<Vec<u8>>)>,
+    unsynced: Vec<Write>,
     platter: Contents,
     pub full_until: u64,
     syncing: bool,
@@ -56,12 +74,12 @@ fn key_of(name: &Name) -> Key {
 
 impl Disk {
     pub fn record(&self, name: &Name) -> Option<Record> {
-        codec::decode(self.memory.get(&key_of(name))?).ok()
+        self.memory.get(&key_of(name))?.record()
     }
 
     /// What a controller would find now.
     pub fn flushed(&self, name: &Name) -> Option<Record> {
-        codec::decode(self.kernel.get(&key_of(name))?).ok()
+        self.kernel.get(&key_of(name))?.record()
     }
 
     /// Whether so much of a workload was refused that its steps wait for the disk no more.
@@ -69,12 +87,12 @@ impl Disk {
         self.refused.get(name).is_some_and(|times| *times >= REFUSED_MIN)
     }
 
-    fn give_to_kernel(&mut self, write: (Key, Option<Vec<u8>>)) {
+    fn give_to_kernel(&mut self, write: Write) {
         Disk::write(&mut self.kernel, write.clone());
         self.unsynced.push(write);
     }
 
-    fn write(contents: &mut Contents, (key, value): (Key, Option<Vec<u8>>)) {
+    fn write(contents: &mut Contents, (key, value): Write) {
         match value {
             Some(value) => contents.insert(key, value),
             None => contents.remove(&key),
@@ -95,7 +113,7 @@ impl World {
 
     /// A write of which the kernel knows nothing yet. It wakes the syncing thread.
     fn note_write(&mut self, table: Of, key: &[u8], value: Option<Vec<u8>>) {
-        let write = ((table, key.to_vec()), value);
+        let write = ((table, key.to_vec()), value.map(Value::new));
         Disk::write(&mut self.disk.memory, write.clone());
         self.disk.pending.push(write);
         if !std::mem::replace(&mut self.disk.syncing, true) {
@@ -133,10 +151,10 @@ impl World {
             if torn
                 && key.0 == Of::Records
                 && at + 1 == kept
-                && let Some(bytes) = &mut value
+                && let Some(whole) = &mut value
             {
-                let cut = usize::try_from(self.rng.below(bytes.len() as u64)).unwrap_or(0);
-                bytes.truncate(cut);
+                let cut = usize::try_from(self.rng.below(whole.bytes.len() as u64)).unwrap_or(0);
+                *whole = Value::new(whole.bytes[..cut].to_vec());
                 let name = String::from_utf8_lossy(&key.1).into_owned();
                 self.say(|| format!("disk: the record of {name} is torn"));
                 if let Ok(name) = name.parse() {

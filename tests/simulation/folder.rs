@@ -11,6 +11,7 @@ use containerctl::manifest::diagnostic::Diagnostic;
 use containerctl::manifest::tree::Place;
 use containerctl::manifest::{Parsed, parse};
 use containerctl::model::spec::Spec;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -47,9 +48,19 @@ pub struct Shelf {
     dropped: BTreeMap<String, u64>,
 }
 
+thread_local! {
+    /// What is in files as they were read before: the same few hundred are written in thousands of stories.
+    static PARSED: RefCell<BTreeMap<(String, String), Parsed>> = RefCell::default();
+}
+
+fn parsed(path: &str, text: &str) -> Parsed {
+    let anew = || parse(path, text.as_bytes());
+    PARSED.with_borrow_mut(|known| known.entry((path.to_owned(), text.to_owned())).or_insert_with(anew).clone())
+}
+
 impl File {
     fn new(path: &str, text: &str) -> File {
-        let parsed = Arc::new(parse(path, text.as_bytes()));
+        let parsed = Arc::new(parsed(path, text));
         File { text: text.to_owned(), parsed, unreadable_until: 0, written_until: 0, away_until: 0 }
     }
 }

@@ -1,6 +1,6 @@
 //! What the words of the vocabulary do to the world.
 
-use crate::kernel::Stage;
+use crate::kernel::{BoxFile, Stage};
 use crate::vocabulary::Happening;
 use crate::world::World;
 use containerctl::model::name::Name;
@@ -81,8 +81,7 @@ impl World {
                 world.excuse(name);
                 let files = world.kernel.traces.get_mut(name).and_then(|runs| runs.values_mut().next_back());
                 if let Some(boxed) = files.and_then(|files| files.boxed.as_mut()) {
-                    let half = boxed.len() / 2;
-                    boxed.truncate(half);
+                    *boxed = BoxFile::of(boxed.bytes[..boxed.bytes.len() / 2].to_vec());
                 }
             }),
             Happening::RuntimeFull => {

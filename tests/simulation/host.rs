@@ -1,7 +1,7 @@
 //! The simulated machine, as the controller calls it: every call, and every step inside a longer one, may fail, take its time, or be the
 //! last thing the controller does.
 
-use crate::kernel::{Files, Group, Stage};
+use crate::kernel::{self, Files, Group, Stage};
 use crate::world::{CRASHES_MAX, Crash, Sim};
 use containerctl::host::cgroup::CgroupError;
 use containerctl::host::life;
@@ -137,7 +137,7 @@ impl Machine {
             }
             world.kernel.next_folder += 1;
             let folder = world.kernel.next_folder;
-            let boxed = box_bytes(&world.kernel.boot_id(), start.record).ok();
+            let boxed = box_bytes(&world.kernel.boot_id(), start.record).ok().map(kernel::BoxFile::of);
             let files = Files { folder, boxed, ..Files::default() };
             world.kernel.traces.entry(name.clone()).or_default().insert(number, files);
             Ok(folder)
@@ -170,7 +170,7 @@ impl Machine {
                     let (path, source) = (path(name), io::ErrorKind::NotFound.into());
                     return Err(CgroupError::Write { path, value: write.value.clone(), source }.into());
                 };
-                group.settings.set(&write.file, &write.value);
+                group.settings.set(write.file.clone(), &write.value);
                 Ok(())
             })?;
         }
@@ -195,7 +195,7 @@ impl Host for Machine {
     fn survey(&self) -> Result<machine::Machine, HostError> {
         self.0.before("survey", None).map_err(failed("survey"))?;
         let all: CpuSet = (0..CPUS).collect();
-        let files = Group::new().settings.0.into_keys().collect();
+        let files = Group::new().settings.iter().map(|(file, _)| file.to_owned()).collect();
         let gpu = |index| Gpu::new(GpuId(format!("GPU-{index}")), Vendor::Simulated, "Simulated", Bytes(16 << 30));
         Ok(machine::Machine {
             gpu_trouble: Vec::new(),

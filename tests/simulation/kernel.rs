@@ -1,6 +1,6 @@
 //! The simulated kernel: cgroups as locks on names, runs with an init and a command, traces. `life` has the rules it obeys.
 
-use containerctl::host::traces::Process;
+use containerctl::host::traces::{Boxed, Process, Trace};
 use containerctl::model::cgroup::Settings;
 use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
@@ -85,11 +85,24 @@ pub struct Group {
     pub meddled: bool,
 }
 
+/// The file `box` of a run, and what is in it: whoever looks reads it, and it does not change.
+#[derive(Clone)]
+pub struct BoxFile {
+    pub bytes: Vec<u8>,
+    pub read: Boxed,
+}
+
+impl BoxFile {
+    pub fn of(bytes: Vec<u8>) -> BoxFile {
+        BoxFile { read: Trace::parse(1, &bytes, None, None).boxed, bytes }
+    }
+}
+
 /// The files of one run in the runtime directory.
 #[derive(Clone, Default)]
 pub struct Files {
     pub folder: u64,
-    pub boxed: Option<Vec<u8>>,
+    pub boxed: Option<BoxFile>,
     pub started: Option<Vec<u8>>,
     pub exit: Option<Vec<u8>>,
 }
@@ -122,8 +135,7 @@ pub enum KernelEvent {
 
 impl Group {
     pub fn new() -> Group {
-        let settings = FRESH.map(|(file, value)| (file.to_owned(), value.to_owned()));
-        Group { settings: Settings(settings.into()), ..Group::default() }
+        Group { settings: Settings::from_iter(FRESH), ..Group::default() }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::kernel::{Files, KernelEvent, Run, RunId, Stage};
 use crate::vocabulary::{FAILS, SLOW};
 use crate::world::{Event, World};
 use containerctl::host::processes::{Reaped, Run as Watched};
-use containerctl::host::traces::{Process, Trace};
+use containerctl::host::traces::Process;
 use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
 use containerctl::model::record::Record;
@@ -56,7 +56,8 @@ impl World {
         let (id, delay) = (self.kernel.runs.len() - 1, self.rng.below(40));
         self.kernel.there.push(id);
         // Somebody has been at its traces already.
-        let whole = self.files_of(id).and_then(|files| files.boxed.as_deref()).is_some_and(is_whole);
+        let boxed = self.files_of(id).and_then(|files| files.boxed.as_ref());
+        let whole = boxed.is_some_and(|boxed| boxed.read.record.is_some());
         self.kernel.runs[id].excused = !whole;
         self.after(delay, Event::Kernel(KernelEvent::SetUp(id)));
     }
@@ -304,10 +305,6 @@ impl World {
             self.excuse(&name);
         }
     }
-}
-
-fn is_whole(boxed: &[u8]) -> bool {
-    Trace::parse(1, boxed, None, None).boxed.record.is_some()
 }
 
 /// What waiting for init tells.

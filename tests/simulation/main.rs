@@ -24,12 +24,17 @@ mod witness;
 mod world;
 
 use census::Census;
+use mimalloc::MiMalloc;
 use std::env;
 use std::fs;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use world::Sim;
+
+/// Stories are made of millions of small values that soon go: with the C library's allocator they take a sixth more processor time.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Stories of a plain `cargo test`; tests/run asks for 10,000.
 const SEEDS: u64 = 60;
@@ -43,7 +48,7 @@ const CRASH_POINTS_MIN: usize = 100;
 
 /// From so many stories on, optimised, their processor time has a bound, twice what they take on two cores that others keep busy.
 const ALL: u64 = 10_000;
-const PROCESSOR_MS_MAX: u64 = 600_000;
+const PROCESSOR_MS_MAX: u64 = 420_000;
 /// Linux counts processor time in hundredths of a second for everybody who asks (`sysconf(_SC_CLK_TCK)`).
 const TICK_MS: u64 = 10;
 

@@ -51,8 +51,9 @@ impl Witness for Machine {
         self.look("traces.newest", name, |world| {
             let runs = world.kernel.traces.get(name)?;
             let (number, files) = runs.iter().rev().find(|(_, files)| files.boxed.is_some())?;
-            let boxed = files.boxed.as_deref()?;
-            Some(Trace::parse(*number, boxed, files.started.as_deref(), files.exit.as_deref()))
+            let (boxed, reports) = (files.boxed.as_ref()?.read.clone(), [&files.started, &files.exit]);
+            let [started, exit] = reports.map(|report| report.as_deref());
+            Some(Trace { boxed, ..Trace::parse(*number, &[], started, exit) })
         })
     }
 

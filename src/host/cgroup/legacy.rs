@@ -215,19 +215,19 @@ impl Backend for Legacy {
         for file in self.support.files.iter().filter(|file| *file != "memory.oom_control") {
             // A hierarchy whose directory is gone leaves its files out: the planner sees them as not held.
             if let Some(text) = self.read_file(name, file)? {
-                settings.set(file, text);
+                settings.set(file.clone(), text);
             }
         }
         let beside = match &self.unified {
             Some(unified) => unified.read(name)?,
             None => None,
         };
-        if beside.is_none() && settings.0.is_empty() {
+        if beside.is_none() && settings.is_empty() {
             return Ok(None);
         }
         for file in self.support.files.iter().filter(|file| self.is_absent(name, file)) {
             if let Some(value) = unset(file) {
-                settings.set(file, value);
+                settings.set(file.clone(), value);
             }
         }
         // The v2 tree knows at once while something runs. When it says no, somebody may still have put a process into a v1 group alone.

@@ -142,8 +142,8 @@ impl Backend for Unified {
         let mut settings = Settings::default();
         for file in self.support.files.iter().filter(|file| !file.contains(".events")) {
             match read_at(&group, file) {
-                Ok(text) if file == PARTITION => settings.set(file, self.partitions.answer(name, &group, text)),
-                Ok(text) => settings.set(file, text),
+                Ok(text) if file == PARTITION => settings.set(PARTITION, self.partitions.answer(name, &group, text)),
+                Ok(text) => settings.set(file.clone(), text),
                 // Somebody has taken the controller away from the parent: the planner sees the file as not held.
                 Err(source) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(CgroupError::Read { path: self.path_of(name, file), source }),

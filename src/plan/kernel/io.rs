@@ -62,20 +62,20 @@ pub(super) fn want(wanted: &mut Wanted, io: &Io, machine: &Machine) {
         lines.sort();
         super::want(wanted, support, file, lines.join("\n"));
     }
-    // Which of them there is depends on the kernel's I/O controller; the first that is there is used.
-    let weights = match support.generation {
-        Generation::Unified => {
-            vec![("io.weight", format!("default {weight}")), ("io.bfq.weight", format!("default {}", bfq(*weight)))]
-        }
-        Generation::Legacy => vec![("blkio.bfq.weight", bfq(*weight).to_string())],
-    };
     if *weight > bfq(*weight) && !support.files.contains("io.weight") {
         wanted
             .unhonoured
             .push(format!("io.weight {weight}: the I/O controller of this host counts to 1000, which is in force"));
     }
-    let chosen = weights.iter().find(|(file, _)| support.files.contains(*file)).unwrap_or(&weights[0]);
-    super::want(wanted, support, chosen.0, chosen.1.clone());
+    // Which of them there is depends on the kernel's I/O controller; the first that is there is used.
+    let (file, value) = match support.generation {
+        Generation::Unified if !support.files.contains("io.weight") && support.files.contains("io.bfq.weight") => {
+            ("io.bfq.weight", format!("default {}", bfq(*weight)))
+        }
+        Generation::Unified => ("io.weight", format!("default {weight}")),
+        Generation::Legacy => ("blkio.bfq.weight", bfq(*weight).to_string()),
+    };
+    super::want(wanted, support, file, value);
 }
 
 /// BFQ counts weights to 1000 only.
@@ -92,7 +92,7 @@ pub(super) fn want_huge_pages(wanted: &mut Wanted, asked: &BTreeMap<Bytes, Bytes
             Generation::Legacy => format!("hugetlb.{name}.limit_in_bytes"),
         };
         if machine.cgroup.files.contains(&file) {
-            wanted.settings.set(&file, bytes.0.to_string());
+            wanted.settings.set(file, bytes.0.to_string());
         } else if bytes > Bytes(0) {
             wanted
                 .unhonoured

@@ -88,7 +88,9 @@ fn what_somebody_has_taken_from_a_running_workload_is_put_back() {
     ");
     let name: crate::model::name::Name = "web".parse().unwrap();
     world.observed.get_mut(&name).unwrap().group.as_mut().unwrap().frozen = true;
-    world.observed.get_mut(&name).unwrap().group.as_mut().unwrap().settings.0.remove("pids.max");
+    let settings = &mut world.observed.get_mut(&name).unwrap().group.as_mut().unwrap().settings;
+    let others = settings.iter().filter(|(file, _)| *file != "pids.max");
+    *settings = others.map(|(file, value)| (file.to_owned(), value)).collect();
     insta::assert_snapshot!(world.pass(), @"
     web: restore (it is frozen, its cgroup with pids.max is gone)
       web Running Ready=true Running: pid 100

@@ -21,6 +21,7 @@ use crate::model::status::ConditionKind;
 use crate::model::time::Timestamp;
 use crate::model::topology::tests::{flat, two_sockets};
 use crate::model::units::Bytes;
+use crate::place::Ledger;
 use crate::plan::{Act, Input, Plan, Setback, Shutdown, Work, plan};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -123,6 +124,7 @@ impl World {
             let look = Look { files: &files, unusable: &BTreeMap::new(), stirred: true };
             Away::default().hold(&owners, &look, &mut desired);
         }
+        let bare = Ledger::of(&self.machine.topology);
         ask(&Input {
             desired: &desired,
             records: &self.records,
@@ -134,6 +136,7 @@ impl World {
             strays: &self.strays,
             standings: &self.standings,
             machine: &self.machine,
+            bare: &bare,
             fence: &self.fence,
             utilisation_percent: self.utilisation_percent,
             job_threshold_percent: 85,
@@ -193,7 +196,7 @@ impl World {
                 let record = self.records[name].clone();
                 let mut settings = Settings::default();
                 for write in writes {
-                    settings.set(&write.file, &write.value);
+                    settings.set(write.file.clone(), &write.value);
                 }
                 fill(&mut settings, &self.machine);
                 seen.group = Some(Group { settings, populated: true, frozen: false });
@@ -205,14 +208,14 @@ impl World {
             Act::Resize { writes, .. } => {
                 let group = seen.group.as_mut().unwrap();
                 for write in writes {
-                    group.settings.set(&write.file, &write.value);
+                    group.settings.set(write.file.clone(), &write.value);
                 }
             }
             Act::Restore { writes, .. } => {
                 let group = seen.group.get_or_insert_default();
                 (group.populated, group.frozen) = (true, false);
                 for write in writes {
-                    group.settings.set(&write.file, &write.value);
+                    group.settings.set(write.file.clone(), &write.value);
                 }
                 fill(&mut group.settings, &self.machine);
                 self.strays.remove(name);
@@ -308,7 +311,7 @@ impl World {
 /// What a new group holds where nothing was written.
 fn fill(settings: &mut Settings, machine: &Machine) {
     if machine.cgroup.files.contains(PARTITION) {
-        settings.0.entry(PARTITION.to_owned()).or_insert_with(|| "member".to_owned());
+        set_if_unset(settings, PARTITION, "member");
     }
     for (file, value) in [
         ("cpu.max", "max 100000"),
@@ -321,6 +324,12 @@ fn fill(settings: &mut Settings, machine: &Machine) {
         ("memory.swap.max", "max"),
         ("pids.max", "max"),
     ] {
-        settings.0.entry(file.to_owned()).or_insert_with(|| value.to_owned());
+        set_if_unset(settings, file, value);
+    }
+}
+
+fn set_if_unset(settings: &mut Settings, file: &'static str, value: &str) {
+    if settings.get(file).is_none() {
+        settings.set(file, value);
     }
 }
