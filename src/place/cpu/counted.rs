@@ -21,6 +21,7 @@ use row::Price;
 
 mod row;
 mod several;
+mod spared;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug)]
@@ -99,14 +100,23 @@ impl Search<'_> {
 
     /// So many CPUs to have alone, and what is fenced with them, if enough is left for the others.
     fn alone(&self, count: usize) -> Option<(CpuSet, CpuSet)> {
+        let aligned = self.ledger.widest_aligned_of_others(self.ask.name);
+        let (choice, fenced) = self.alone_anywhere(count)?;
+        if self.leaves_a_node(&fenced, aligned) {
+            return Some((choice.cpus, fenced));
+        }
+        let sparing = self.sparing(aligned).filter_map(|search| search.alone_anywhere(count));
+        sparing.min_by_key(|(choice, _)| choice.price).map(|(choice, fenced)| (choice.cpus, fenced))
+    }
+
+    /// The same, whatever is left of single nodes.
+    fn alone_anywhere(&self, count: usize) -> Option<(Choice, CpuSet)> {
         let staying = self.staying();
-        let tries = [Thrift::None, Thrift::Fence].into_iter();
-        let choices = tries.filter_map(|thrift| self.cheapest(&Demand { count, ..self.demand(thrift) }));
-        let fits = |cpus: CpuSet| {
-            let fenced = self.fence_of(&cpus);
-            (fenced.len() + staying <= self.pool.len()).then_some((cpus, fenced))
-        };
-        choices.filter(|choice| choice.price.misplaced == 0).find_map(|choice| fits(choice.cpus))
+        [Thrift::None, Thrift::Fence].into_iter().find_map(|thrift| {
+            let choice = self.cheapest(&Demand { count, ..self.demand(thrift) })?;
+            let fenced = self.fence_of(&choice.cpus);
+            (choice.price.misplaced == 0 && fenced.len() + staying <= self.pool.len()).then_some((choice, fenced))
+        })
     }
 
     /// Somebody has to run everything else, the controller included, and what others were promised of the pool has to stay in it.
@@ -220,8 +230,14 @@ impl Search<'_> {
         let cpu = &self.ask.resources.cpu;
         let whole = if cpu.smt() == Smt::Any { "" } else { ", on whole cores" };
         let aligned = if cpu.align == Align::Required { " of one NUMA node" } else { "" };
+        let together = match self.ledger.widest_aligned_of_others(self.ask.name) {
+            aligned if aligned > 1 && self.machine.topology.nodes.len() > 1 => {
+                format!(", {aligned} of them on one NUMA node")
+            }
+            _ => String::new(),
+        };
         let message = format!(
-            "{}{aligned} asked for exclusively{whole}; {} open ({}), of which {} must stay shared{}",
+            "{}{aligned} asked for exclusively{whole}; {} open ({}), of which {} must stay shared{together}{}",
             number(count),
             number(self.pool.len()),
             self.pool,
