@@ -17,7 +17,7 @@ use crate::model::topology::Topology;
 use crate::place::Refusal;
 use crate::place::objective::{CACHE_SPLIT, NODE_SPLIT};
 use crate::place::wear::claim;
-use row::Price;
+use row::{Price, Row};
 
 mod row;
 mod several;
@@ -170,23 +170,29 @@ impl Search<'_> {
         best.price > Price::of(split) && (has_kinds || calm(blocks) > calm(held.as_slice()))
     }
 
+    /// The cheapest block; of equals the one that could have been cheaper by its calm CPUs, then the first.
     fn one_block(&self, demand: &Demand) -> Option<Choice> {
         let blocks = 0..self.wear.layout.blocks.len();
         let large_enough = blocks.filter(|at| self.wear.open_of_block(*at) >= demand.count);
-        let mut by_hope: Vec<(Price, usize)> = large_enough.map(|at| (self.at_least(demand, at), at)).collect();
+        let by_hope = large_enough.map(|at| {
+            let calm = self.at_least(demand, at);
+            let hope = if demand.class == CpuClass::Exclusive { self.at_least_alone(demand, at) } else { calm };
+            (hope, calm, at)
+        });
+        let mut by_hope: Vec<(Price, Price, usize)> = by_hope.collect();
         by_hope.sort_unstable();
-        let mut best: Option<Choice> = None;
-        for (hope, at) in by_hope {
-            if best.as_ref().is_some_and(|best| best.price <= hope) {
+        let mut best: Option<((Price, Price, usize), Row)> = None;
+        for (hope, calm, at) in by_hope {
+            if best.as_ref().is_some_and(|(best, _)| *best <= (hope, calm, at)) {
                 break;
             }
             let row = self.row(demand, at);
-            let price = row.price(demand.count);
-            if let Some(price) = price.filter(|price| best.as_ref().is_none_or(|best| *price < best.price)) {
-                best = Some(Choice { cpus: row.first(demand.count).collect(), price });
+            let rank = row.price(demand.count).map(|price| (price, calm, at));
+            if let Some(rank) = rank.filter(|rank| best.as_ref().is_none_or(|(best, _)| rank < best)) {
+                best = Some((rank, row));
             }
         }
-        best
+        best.map(|((price, ..), row)| Choice { cpus: row.first(demand.count).collect(), price })
     }
 
     /// What an exclusive workload on these CPUs has alone.
