@@ -78,7 +78,11 @@ impl Controller {
         }
         let (host, refused) = (Arc::clone(&self.host), fencing.fence.refused.clone());
         self.on_thread(Job::Fence, move || {
-            let result = host.levers().map_or_else(|| Ok(Fence::default()), |levers| fence(levers, &fenced, refused));
+            let result = host.levers().map_or_else(
+                || Ok(Fence::default()),
+                // Who was kept off may have been what a partition was not granted for.
+                |levers| fence(levers, &fenced, refused, || host.ask_again()),
+            );
             Done::Fenced(fenced, result)
         });
     }
@@ -121,8 +125,13 @@ impl Controller {
     }
 }
 
-/// Looks at the host's levers and moves those that have to be.
-pub fn fence(levers: &Levers, fenced: &CpuSet, refused: BTreeMap<String, Refused>) -> Result<Fence, FenceError> {
+/// Looks at the host's levers and moves those that have to be; tells once they are moved, if there were any.
+pub fn fence(
+    levers: &Levers,
+    fenced: &CpuSet,
+    refused: BTreeMap<String, Refused>,
+    has_moved: impl FnOnce(),
+) -> Result<Fence, FenceError> {
     let stood = levers.stood()?;
     if fenced.is_empty() && stood.levers.is_empty() {
         return Ok(Fence::default());
@@ -137,6 +146,9 @@ pub fn fence(levers: &Levers, fenced: &CpuSet, refused: BTreeMap<String, Refused
         if let Err(why) = levers.pull(pull) {
             refused.insert(pull.lever.clone(), Refused { cpus: pull.cpus.clone(), why });
         }
+    }
+    if !pulls.is_empty() {
+        has_moved();
     }
     let after = fence::afterwards(&stood, &during, &pulls, &refused);
     if after != during {
@@ -195,8 +207,12 @@ mod tests {
         levers.map(|lever| fs::read_to_string(root.join(lever)).unwrap().trim().to_owned()).join(" | ")
     }
 
+    fn look(levers: &Levers, fenced: &CpuSet) -> Result<Fence, FenceError> {
+        fence(levers, fenced, BTreeMap::new(), || ())
+    }
+
     fn ask(levers: &Levers, fenced: &str) -> Fence {
-        fence(levers, &fenced.parse().unwrap(), BTreeMap::new()).unwrap()
+        look(levers, &fenced.parse().unwrap()).unwrap()
     }
 
     #[test]
@@ -221,6 +237,20 @@ mod tests {
     }
 
     #[test]
+    fn it_is_told_once_levers_were_moved_and_not_where_none_was() {
+        let root = tempfile::tempdir().unwrap();
+        let levers = host(root.path());
+        let tells = |fenced: &str| {
+            let mut told = None;
+            fence(&levers, &fenced.parse().unwrap(), BTreeMap::new(), || told = Some(held(root.path()))).unwrap();
+            told
+        };
+        assert_eq!(tells("4-5").as_deref(), Some("0-3,6-7 | 0-3 | 6 | 4-5 | 0-3,6-7 | cf"));
+        assert_eq!(tells("4-5"), None, "an idle host is not written to");
+        assert!(tells("").is_some() && tells("").is_none());
+    }
+
+    #[test]
     fn a_stamp_of_another_boot_moves_nothing_and_one_that_is_damaged_is_told() {
         let root = tempfile::tempdir().unwrap();
         let levers = host(root.path());
@@ -229,7 +259,7 @@ mod tests {
         ask(&Levers { boot_id: "next".to_owned(), ..levers.clone() }, "");
         assert_eq!(held(root.path()), fenced, "what stands there is what that boot began with");
         fs::write(&levers.stamp, "{").unwrap();
-        let error = fence(&levers, &CpuSet::new(), BTreeMap::new()).unwrap_err();
+        let error = look(&levers, &CpuSet::new()).unwrap_err();
         assert!(error.to_string().contains("cannot read") && error.to_string().contains("help: "), "{error}");
     }
 
@@ -254,7 +284,7 @@ mod tests {
         let (irq, aside) = (root.path().join("proc/irq"), root.path().join("irqs"));
         fs::rename(&irq, &aside).unwrap();
         fs::write(&irq, "").unwrap();
-        super::fence(&levers, &CpuSet::new(), BTreeMap::new()).unwrap_err();
+        look(&levers, &CpuSet::new()).unwrap_err();
         assert_eq!(stamp(), stood);
         fs::remove_file(&irq).unwrap();
         fs::rename(&aside, &irq).unwrap();
@@ -291,7 +321,7 @@ mod tests {
         }
         let levers = Levers { own: format!("{}/ours", deep.display()), ..levers };
         let before = held(root.path());
-        let error = fence(&levers, &"4-5".parse().unwrap(), BTreeMap::new()).unwrap_err();
+        let error = look(&levers, &"4-5".parse().unwrap()).unwrap_err();
         assert!(chain(&error).contains("that are read again"), "{}", chain(&error));
         assert_eq!((held(root.path()), levers.stamp.exists()), (before, false));
     }
@@ -301,7 +331,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let levers = Levers { stamp: root.path().join("gone/fence"), ..host(root.path()) };
         let before = held(root.path());
-        fence(&levers, &"4-5".parse().unwrap(), BTreeMap::new()).unwrap_err();
+        look(&levers, &"4-5".parse().unwrap()).unwrap_err();
         assert_eq!(held(root.path()), before);
     }
 

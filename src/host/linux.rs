@@ -343,12 +343,15 @@ impl Host for Linux {
     }
 
     fn meter(&self) -> Option<Box<dyn Meter>> {
-        let sampler = Sampler::new(self.backend.counters(), PathBuf::from("/proc/stat"))?;
-        Some(Box::new(sampler))
+        Some(Box::new(Sampler::new(self.backend.counters(), PathBuf::from("/proc/stat"))?))
     }
 
     fn levers(&self) -> Option<&Levers> {
         self.levers.as_ref()
+    }
+
+    fn ask_again(&self) {
+        self.backend.ask_again();
     }
 
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError> {

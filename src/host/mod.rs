@@ -167,6 +167,9 @@ pub trait Host: Send + Sync {
         None
     }
 
+    /// Asks the kernel again for the partitions it has not granted: somebody who was in the way has made room, and it does not look by itself.
+    fn ask_again(&self) {}
+
     /// Sends a signal to the command of a run.
     fn stop(&self, name: &Name, instance: u64, signal: Signal) -> Result<(), HostError>;
 

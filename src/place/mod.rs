@@ -31,7 +31,7 @@ use crate::model::isolation::IdRange;
 use crate::model::machine::Machine;
 use crate::model::name::Name;
 use crate::model::record::{Grant, Requested};
-use crate::model::spec::{CpuClass, Resources, Spec};
+use crate::model::spec::{Align, CpuClass, Resources, Spec};
 use crate::model::topology::Topology;
 use layout::Layout;
 use std::borrow::Cow;
@@ -51,9 +51,14 @@ pub struct Ledger {
     fenced: CpuSet,
     memory_requested: u128,
     pool_requested: u64,
-    /// How many CPUs pinned workloads ask for, and how many workloads ask for so many.
-    pinned_widths: BTreeMap<usize, usize>,
+    /// How many CPUs pinned workloads ask for, and those of them that ask for CPUs of one node.
+    pinned_widths: Widths,
+    aligned_widths: Widths,
 }
+
+/// By a number of CPUs, how many workloads ask for so many.
+#[derive(Clone, Debug, Default)]
+struct Widths(BTreeMap<usize, usize>);
 
 /// What one workload holds, and what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +118,8 @@ impl Ledger {
             fenced: CpuSet::new(),
             memory_requested: 0,
             pool_requested: 0,
-            pinned_widths: BTreeMap::new(),
+            pinned_widths: Widths::default(),
+            aligned_widths: Widths::default(),
         }
     }
 
@@ -125,9 +131,8 @@ impl Ledger {
         self.fenced = self.fenced.union(&holding.grant.fenced);
         self.memory_requested += u128::from(holding.grant.requested.memory.0);
         self.pool_requested += holding.pool_request();
-        if let Some(width) = holding.pinned_width() {
-            *self.pinned_widths.entry(width).or_default() += 1;
-        }
+        self.pinned_widths.add(holding.pinned_width());
+        self.aligned_widths.add(holding.aligned_width());
         self.wear.add(&holding);
         self.holdings.insert(name, holding);
     }
@@ -137,14 +142,8 @@ impl Ledger {
         self.memory_requested -= u128::from(holding.grant.requested.memory.0);
         self.pool_requested -= holding.pool_request();
         self.wear.take(&holding);
-        if let Some(width) = holding.pinned_width()
-            && let Some(count) = self.pinned_widths.get_mut(&width)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.pinned_widths.remove(&width);
-            }
-        }
+        self.pinned_widths.take(holding.pinned_width());
+        self.aligned_widths.take(holding.aligned_width());
         // A set that two claim by mistake must not vanish with the first.
         let fenced_still = holding.grant.fenced.iter().filter(|cpu| self.wear.fences(*cpu) > 0).collect();
         self.fenced = self.fenced.difference(&holding.grant.fenced).union(&fenced_still);
@@ -188,9 +187,12 @@ impl Ledger {
 
     /// The most CPUs another pinned workload was promised.
     fn widest_pinned_of_others(&self, name: &Name) -> usize {
-        let own = self.holdings.get(name).and_then(Holding::pinned_width);
-        let others = self.pinned_widths.iter().rev().find(|(width, count)| own != Some(**width) || **count > 1);
-        others.map_or(0, |(width, _)| *width)
+        self.pinned_widths.widest_but(self.holdings.get(name).and_then(Holding::pinned_width))
+    }
+
+    /// The most CPUs of one node another pinned workload was promised.
+    fn widest_aligned_of_others(&self, name: &Name) -> usize {
+        self.aligned_widths.widest_but(self.holdings.get(name).and_then(Holding::aligned_width))
     }
 
     /// Memory set aside for others, in bytes.
@@ -205,10 +207,37 @@ impl Ledger {
     }
 }
 
+impl Widths {
+    fn add(&mut self, width: Option<usize>) {
+        if let Some(width) = width {
+            *self.0.entry(width).or_default() += 1;
+        }
+    }
+
+    fn take(&mut self, width: Option<usize>) {
+        let Some((width, count)) = width.and_then(|width| Some((width, self.0.get_mut(&width)?))) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.0.remove(&width);
+        }
+    }
+
+    /// The largest, but for one's own.
+    fn widest_but(&self, own: Option<usize>) -> usize {
+        let others = self.0.iter().rev().find(|(width, count)| own != Some(**width) || **count > 1);
+        others.map_or(0, |(width, _)| *width)
+    }
+}
+
 impl Holding {
     /// The CPUs a pinned workload was promised.
     fn pinned_width(&self) -> Option<usize> {
         (self.resources.cpu.class == CpuClass::Pinned).then(|| self.grant.requested.cpu.cpus_ceil())
+    }
+
+    /// The same, if they have to be of one node.
+    fn aligned_width(&self) -> Option<usize> {
+        self.pinned_width().filter(|_| self.resources.cpu.align == Align::Required)
     }
 
     /// The kinds of things it keeps from others.

@@ -230,6 +230,21 @@ fn an_exclusive_newcomer_spares_pinned_neighbours_if_it_can() {
 }
 
 #[test]
+fn an_exclusive_newcomer_leaves_one_node_what_an_aligned_neighbour_needs() {
+    insta::assert_snapshot!(check(two_sockets(), &[
+        ("pin", "cpu: {class: pinned, request: 4, align: required}"),
+        ("ex", "cpu: {class: exclusive, request: 5}"),
+        ("one-node", "cpu: {class: exclusive, request: 5, smt: any, align: required}"),
+        ("any-node", "cpu: {class: exclusive, request: 5, smt: any}"),
+    ]), @"
+    pin: 0-1,8-9 (class pinned: 0-1,8-9 of last-level cache 0-1,8-9)
+    ex: 4,6-7,12,14 (class exclusive: 4,6-7,12,14 of package 4-7,12-15, last-level caches: 2, fenced 4,6-7,12,14-15)
+    one-node: InsufficientCpu: 5 CPUs of one NUMA node asked for exclusively; 10 CPUs open (0-3,5,8-11,13), of which 4 must stay shared, 4 of them on one NUMA node; 4 would fit, or stop ex
+    any-node: 2-3,5,10,13 (class exclusive: 2-3,5,10,13 of machine 0-3,5,8-11,13, last-level caches: 2, fenced 2-3,5,10,13)
+    ");
+}
+
+#[test]
 fn requests_have_to_fit_the_machine() {
     insta::assert_snapshot!(check(flat(2), &[
         ("a", "memory: {request: 10Gi}"),

@@ -15,8 +15,7 @@ pub struct Wear {
     pub layout: Arc<Layout>,
     /// By CPU number.
     cpus: Vec<Cpu>,
-    /// By core, how many workloads have counted CPUs of it.
-    counted: Vec<u32>,
+    cores: Vec<Core>,
     blocks: Vec<Block>,
     domains: Vec<Domain>,
     /// Claims of those who have every CPU, in millionths of a CPU for each: they are on every CPU alike, and there may be thousands.
@@ -28,6 +27,16 @@ pub struct Wear {
 struct Cpu {
     claimed: u64,
     pinned: u32,
+    fenced: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Core {
+    /// How many workloads have counted CPUs of it.
+    counted: u32,
+    /// Over its CPUs, how many pinned workloads have each.
+    pinned: u32,
+    /// How many of its CPUs are fenced.
     fenced: u32,
 }
 
@@ -76,7 +85,7 @@ impl Wear {
         let block = |cpus: &CpuSet| Block { open: size(cpus), calm: size(cpus), ..Block::default() };
         Wear {
             cpus: vec![Cpu::default(); layout.usable.iter().last().map_or(0, |last| last as usize + 1)],
-            counted: vec![0; layout.cores.len()],
+            cores: vec![Core::default(); layout.cores.len()],
             blocks: layout.blocks.iter().map(|of| block(&of.cpus)).collect(),
             domains: layout.domains.iter().map(|of| Domain { open: size(&of.domain.cpus), claimed: 0 }).collect(),
             everywhere: 0,
@@ -120,7 +129,9 @@ impl Wear {
         for cpu in cpus.iter() {
             let Some(home) = layout.home(cpu) else { continue };
             let wear = &mut self.cpus[cpu as usize];
-            way.count(&mut wear.pinned, u32::from(class == CpuClass::Pinned));
+            let pinned = u32::from(class == CpuClass::Pinned);
+            way.count(&mut wear.pinned, pinned);
+            way.count(&mut self.cores[home.core].pinned, pinned);
             way.shift(&mut wear.claimed, share);
             way.shift(&mut self.blocks[home.block].claimed, share);
             if wear.fenced == 0 {
@@ -147,9 +158,10 @@ impl Wear {
 
     /// One workload more, or less, that has counted CPUs of a core.
     fn count(&mut self, core: usize, way: Way) {
-        let was_calm = self.counted[core] == 0;
-        way.count(&mut self.counted[core], 1);
-        let is_calm = self.counted[core] == 0;
+        let counted = &mut self.cores[core].counted;
+        let was_calm = *counted == 0;
+        way.count(counted, 1);
+        let is_calm = *counted == 0;
         if was_calm != is_calm {
             let layout = Arc::clone(&self.layout);
             for cpu in layout.cores[core].iter().filter(|cpu| self.cpus[*cpu as usize].fenced == 0) {
@@ -173,13 +185,14 @@ impl Wear {
             if was_open == is_open {
                 continue;
             }
-            let way = if is_open { Way::Add } else { Way::Take };
+            let (way, fencing) = if is_open { (Way::Add, Way::Take) } else { (Way::Take, Way::Add) };
+            fencing.count(&mut self.cores[home.core].fenced, 1);
             for at in &home.domains {
                 way.shift(&mut self.domains[*at].claimed, claimed);
                 way.count(&mut self.domains[*at].open, 1);
             }
             way.count(&mut self.blocks[home.block].open, 1);
-            if self.counted[home.core] == 0 {
+            if self.cores[home.core].counted == 0 {
                 way.count(&mut self.blocks[home.block].calm, 1);
             }
         }
@@ -202,7 +215,17 @@ impl Wear {
 
     /// How many workloads have counted CPUs of a core.
     pub fn counted(&self, core: usize) -> u32 {
-        self.counted[core]
+        self.cores[core].counted
+    }
+
+    /// How many times CPUs of a core are pinned workloads'.
+    pub fn pinned_of_core(&self, core: usize) -> u32 {
+        self.cores[core].pinned
+    }
+
+    /// Whether nobody has fenced a CPU of a core.
+    pub fn is_open_core(&self, core: usize) -> bool {
+        self.cores[core].fenced == 0
     }
 
     /// Claims on a block, in thousandths of a CPU.

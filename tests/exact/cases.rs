@@ -9,7 +9,7 @@ use containerctl::model::machine::{Ceilings, Machine};
 use containerctl::model::name::Name;
 use containerctl::model::record::{Grant, Requested};
 use containerctl::model::shape::Shape;
-use containerctl::model::spec::{Align, Spec};
+use containerctl::model::spec::{Align, CpuClass, Spec};
 use containerctl::model::topology::{Kind, Topology};
 use containerctl::model::units::Bytes;
 use containerctl::place::objective::{self, Seated};
@@ -124,10 +124,13 @@ impl Round {
             self.holdings.values().map(|held| seated(&held.spec, &held.grant.cpus, &held.grant.fenced, None)).collect();
         let requested: Vec<(Requested, bool)> =
             self.holdings.values().map(|held| (held.grant.requested, held.grant.fenced.is_empty())).collect();
+        let aligned = self.holdings.values().filter(|held| is_aligned(&held.spec));
+        let aligned = aligned.filter(|held| held.spec.resources.cpu.class == CpuClass::Pinned);
         let question = solver::Question {
             topology: &self.machine.topology,
             others: &others,
             requested: &requested,
+            aligned: aligned.map(|held| held.grant.requested.cpu.cpus_ceil()).max().unwrap_or(0),
             spec: &spec,
             previous: previous.as_ref().map(|grant| &grant.cpus),
         };
@@ -162,7 +165,9 @@ impl Round {
                         let grant = Grant { cpus: found.cpus, fenced: found.fenced, ..held.grant.clone() };
                         self.holdings.get_mut(&name).unwrap().grant = grant;
                     }
-                    Err(_) => drop(self.holdings.remove(&name)),
+                    Err(refusal) => {
+                        panic!("{name} was driven out and has nowhere to go: {refusal:?}\n{}", self.shown())
+                    }
                 }
             }
         }

@@ -14,6 +14,8 @@ pub struct Question<'a> {
     pub others: &'a [Seated],
     /// What each of them was promised, and whether of the pool.
     pub requested: &'a [(Requested, bool)],
+    /// The most CPUs of one node that another pinned workload was promised.
+    pub aligned: usize,
     pub spec: &'a Spec,
     pub previous: Option<&'a CpuSet>,
 }
@@ -103,6 +105,11 @@ impl Question<'_> {
     fn is_in_one_node(&self, cpus: &CpuSet) -> bool {
         let nodes = &self.topology.nodes;
         nodes.is_empty() || nodes.values().any(|node| cpus.is_subset(node))
+    }
+
+    fn leaves_a_node(&self, left: &CpuSet) -> bool {
+        let nodes = &self.topology.nodes;
+        nodes.is_empty() || nodes.values().any(|node| node.intersection(left).len() >= self.aligned)
     }
 
     /// Of the domains with room. None if none has: then sharers go wherever there is something, which is no choice.
@@ -200,6 +207,7 @@ impl Search<'_> {
         let is_exclusive = question.spec.resources.cpu.class == CpuClass::Exclusive;
         if is_aligned(question.spec) && !question.is_in_one_node(cpus)
             || is_exclusive && fenced.len() + question.staying() > self.pool.len()
+            || is_exclusive && !question.leaves_a_node(&self.pool.difference(&fenced))
             || is_exclusive && question.misplaced(cpus) > 0
         {
             return;

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 const WORKLOADS: usize = 10_000;
 /// The 99th percentile, in processor time, for a build without optimisation, where a placement takes some twenty times as long as it should.
-/// `tests/run` builds with it and asks for 2,000 us by `PLACEMENT_US_MAX`, four times what was measured: caches and frequency are others'
-/// too. The goal of 50 us holds for all kinds but exclusive ones (decision 17). What is added up over workloads by mistake takes far longer.
+/// `tests/run` builds with it and asks for 2,000 us by `PLACEMENT_US_MAX`, ten times what was measured: caches and frequency are others'
+/// too. The goal of 50 us holds for all kinds but exclusive ones with `smt: any` (decision 17). What is added up over workloads by mistake takes
+/// far longer.
 const PLACEMENT_US_MAX: u64 = 5_000;
 /// What is there already, in turn.
 const RESIDENTS: [&str; 8] = [
@@ -27,7 +28,7 @@ const RESIDENTS: [&str; 8] = [
     "cpu: {limit: 1, align: required}",
 ];
 /// Who comes, in turn.
-const NEWCOMERS: [&str; 8] = [
+const NEWCOMERS: [&str; 9] = [
     "cpu: 2",
     "cpu: 500m",
     "cpu: {limit: 20, align: required}",
@@ -36,6 +37,7 @@ const NEWCOMERS: [&str; 8] = [
     "cpu: {class: pinned, request: 14, smt: full-core}",
     "cpu: {class: exclusive, request: 4}",
     "cpu: {class: exclusive, request: 4, smt: spread, align: required}",
+    "cpu: {class: exclusive, request: 3, smt: any}",
 ];
 
 #[test]

@@ -90,6 +90,9 @@ pub trait Backend: Send + Sync {
     /// Writes one control file. The kernel may round the value; [`Backend::read`] tells.
     fn write(&self, name: &Name, write: &Write) -> Result<(), CgroupError>;
 
+    /// Asks again for the partitions that were not granted, where there are any.
+    fn ask_again(&self) {}
+
     /// Before a memory limit is lowered: has what it no longer allows reclaimed, or fails. Where the kernel does so itself there is
     /// nothing to do.
     fn make_room(&self, name: &Name, write: &Write) -> Result<(), CgroupError>;

@@ -35,7 +35,7 @@ pub struct Partitions {
     way: Vec<PathBuf>,
     /// The CPUs that are switched on.
     online: PathBuf,
-    /// Wishes that the kernel did not even take, so that it does not show them. A controller that starts tries once more.
+    /// Wishes that the kernel did not even take, so that it does not show them.
     refusals: Mutex<BTreeMap<Name, String>>,
 }
 
@@ -102,8 +102,17 @@ impl Partitions {
         self.release(group);
     }
 
-    /// Asks again for what was not granted because a neighbour was in the way: the kernel does not look again by itself when it leaves.
+    /// Asks again for what was not granted because somebody was in the way: the kernel does not look again by itself when they leave.
     pub fn ask_again(&self) {
+        let refused: Vec<Name> = {
+            let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.keys().cloned().collect()
+        };
+        for name in refused {
+            if let Ok(group) = File::open(self.parent.join(format!("{name}{SUFFIX}"))) {
+                let _ = self.ask(&name, &group, "root");
+            }
+        }
         if !self.are_possible() {
             return;
         }
@@ -332,5 +341,23 @@ mod tests {
         assert_eq!(partitions.granted(), CpuSet::new());
         partitions.leave(&name, &group);
         assert_eq!(partitions.answer(&name, &group, "member".to_owned()), "member");
+    }
+
+    #[test]
+    fn what_was_not_granted_or_not_taken_is_asked_for_again() {
+        let (root, partitions) = tree(&[
+            ("a/b/x.workload/cpuset.cpus", "4-5"),
+            ("a/b/y.workload/cpuset.cpus", "6-7"),
+            ("a/b/y.workload/cpuset.cpus.partition", "root invalid (Cpu list in cpuset.cpus not exclusive)"),
+            ("a/b/cpuset.cpus.partition", "root"),
+        ]);
+        let held = |name: &str| fs::read_to_string(root.path().join("a/b").join(name).join("cpuset.cpus.partition"));
+        let (name, group): (Name, _) = ("x".parse().unwrap(), File::open(root.path().join("a/b/x.workload")).unwrap());
+        partitions.ask(&name, &group, "root").unwrap();
+        assert!(partitions.is_refused(&name));
+        fs::write(root.path().join("a/b/x.workload/cpuset.cpus.partition"), "member").unwrap();
+        partitions.ask_again();
+        assert_eq!((held("x.workload").unwrap(), held("y.workload").unwrap()), ("root".to_owned(), "root".to_owned()));
+        assert!(!partitions.is_refused(&name));
     }
 }

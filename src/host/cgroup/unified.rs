@@ -119,6 +119,10 @@ impl Backend for Unified {
         write_at(group, &write.file, &write.value).map_err(failed)
     }
 
+    fn ask_again(&self) {
+        self.partitions.ask_again();
+    }
+
     fn make_room(&self, name: &Name, write: &Write) -> Result<(), CgroupError> {
         let (true, Ok(wanted)) = (write.file == "memory.max", write.value.parse::<u64>()) else { return Ok(()) };
         let group = self.group(name)?;

@@ -17,10 +17,11 @@ use crate::model::topology::Topology;
 use crate::place::Refusal;
 use crate::place::objective::{CACHE_SPLIT, NODE_SPLIT};
 use crate::place::wear::claim;
-use row::Price;
+use row::{Price, Row};
 
 mod row;
 mod several;
+mod spared;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug)]
@@ -99,14 +100,23 @@ impl Search<'_> {
 
     /// So many CPUs to have alone, and what is fenced with them, if enough is left for the others.
     fn alone(&self, count: usize) -> Option<(CpuSet, CpuSet)> {
+        let aligned = self.ledger.widest_aligned_of_others(self.ask.name);
+        let (choice, fenced) = self.alone_anywhere(count)?;
+        if self.leaves_a_node(&fenced, aligned) {
+            return Some((choice.cpus, fenced));
+        }
+        let sparing = self.sparing(aligned).filter_map(|search| search.alone_anywhere(count));
+        sparing.min_by_key(|(choice, _)| choice.price).map(|(choice, fenced)| (choice.cpus, fenced))
+    }
+
+    /// The same, whatever is left of single nodes.
+    fn alone_anywhere(&self, count: usize) -> Option<(Choice, CpuSet)> {
         let staying = self.staying();
-        let tries = [Thrift::None, Thrift::Fence].into_iter();
-        let choices = tries.filter_map(|thrift| self.cheapest(&Demand { count, ..self.demand(thrift) }));
-        let fits = |cpus: CpuSet| {
-            let fenced = self.fence_of(&cpus);
-            (fenced.len() + staying <= self.pool.len()).then_some((cpus, fenced))
-        };
-        choices.filter(|choice| choice.price.misplaced == 0).find_map(|choice| fits(choice.cpus))
+        [Thrift::None, Thrift::Fence].into_iter().find_map(|thrift| {
+            let choice = self.cheapest(&Demand { count, ..self.demand(thrift) })?;
+            let fenced = self.fence_of(&choice.cpus);
+            (choice.price.misplaced == 0 && fenced.len() + staying <= self.pool.len()).then_some((choice, fenced))
+        })
     }
 
     /// Somebody has to run everything else, the controller included, and what others were promised of the pool has to stay in it.
@@ -160,23 +170,29 @@ impl Search<'_> {
         best.price > Price::of(split) && (has_kinds || calm(blocks) > calm(held.as_slice()))
     }
 
+    /// The cheapest block; of equals the one that could have been cheaper by its calm CPUs, then the first.
     fn one_block(&self, demand: &Demand) -> Option<Choice> {
         let blocks = 0..self.wear.layout.blocks.len();
         let large_enough = blocks.filter(|at| self.wear.open_of_block(*at) >= demand.count);
-        let mut by_hope: Vec<(Price, usize)> = large_enough.map(|at| (self.at_least(demand, at), at)).collect();
+        let by_hope = large_enough.map(|at| {
+            let calm = self.at_least(demand, at);
+            let hope = if demand.class == CpuClass::Exclusive { self.at_least_alone(demand, at) } else { calm };
+            (hope, calm, at)
+        });
+        let mut by_hope: Vec<(Price, Price, usize)> = by_hope.collect();
         by_hope.sort_unstable();
-        let mut best: Option<Choice> = None;
-        for (hope, at) in by_hope {
-            if best.as_ref().is_some_and(|best| best.price <= hope) {
+        let mut best: Option<((Price, Price, usize), Row)> = None;
+        for (hope, calm, at) in by_hope {
+            if best.as_ref().is_some_and(|(best, _)| *best <= (hope, calm, at)) {
                 break;
             }
             let row = self.row(demand, at);
-            let price = row.price(demand.count);
-            if let Some(price) = price.filter(|price| best.as_ref().is_none_or(|best| *price < best.price)) {
-                best = Some(Choice { cpus: row.first(demand.count).collect(), price });
+            let rank = row.price(demand.count).map(|price| (price, calm, at));
+            if let Some(rank) = rank.filter(|rank| best.as_ref().is_none_or(|(best, _)| rank < best)) {
+                best = Some((rank, row));
             }
         }
-        best
+        best.map(|((price, ..), row)| Choice { cpus: row.first(demand.count).collect(), price })
     }
 
     /// What an exclusive workload on these CPUs has alone.
@@ -220,8 +236,14 @@ impl Search<'_> {
         let cpu = &self.ask.resources.cpu;
         let whole = if cpu.smt() == Smt::Any { "" } else { ", on whole cores" };
         let aligned = if cpu.align == Align::Required { " of one NUMA node" } else { "" };
+        let together = match self.ledger.widest_aligned_of_others(self.ask.name) {
+            aligned if aligned > 1 && self.machine.topology.nodes.len() > 1 => {
+                format!(", {aligned} of them on one NUMA node")
+            }
+            _ => String::new(),
+        };
         let message = format!(
-            "{}{aligned} asked for exclusively{whole}; {} open ({}), of which {} must stay shared{}",
+            "{}{aligned} asked for exclusively{whole}; {} open ({}), of which {} must stay shared{together}{}",
             number(count),
             number(self.pool.len()),
             self.pool,

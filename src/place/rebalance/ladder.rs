@@ -149,10 +149,25 @@ impl<'a> Ladder<'a> {
     fn relief(&self, hot: usize, far: bool) -> Option<(Candidate, u64)> {
         let room = self.clock.settings.moves_max - self.moves.len();
         self.best(self.squeezes(hot))
-            .or_else(|| self.best(self.widenings(hot)))
+            .or_else(|| if self.stands_out_near(hot) { self.near_relief(hot, room) } else { None })
+            .or_else(|| if far { self.best(self.transfers(hot, Rung::Far)) } else { None })
+    }
+
+    fn near_relief(&self, hot: usize, room: usize) -> Option<(Candidate, u64)> {
+        self.best(self.widenings(hot))
             .or_else(|| self.best(self.transfers(hot, Rung::Near)))
             .or_else(|| if room >= 2 { self.best(self.swaps(hot)) } else { None })
-            .or_else(|| if far { self.best(self.transfers(hot, Rung::Far)) } else { None })
+    }
+
+    /// Whether a group stands above those of its node too. Where a whole node is full every group of it stands above the mean of the machine,
+    /// and what is moved about within it comes to where it waits as long.
+    fn stands_out_near(&self, group: usize) -> bool {
+        let here = &self.groups.list()[group];
+        let near = self.groups.list().iter().zip(&self.picture.loads);
+        let near = near.filter(|(other, _)| other.kind == here.kind && other.node == here.node);
+        let (load, capacity) = near.fold((0, 0), |sum, (_, load)| (sum.0 + load.all(), sum.1 + load.capacity));
+        let above = self.picture.loads[group].level().saturating_sub(1000 * load / capacity.max(1));
+        above >= u64::from(self.clock.settings.leave_permille)
     }
 
     /// The candidate that gains most beyond its cost. They come sorted by promise.

@@ -1,6 +1,7 @@
 //! What holds for whatever is measured, and what is done in plain cases.
 
 mod aftermath;
+mod nodes;
 mod seats;
 
 use super::*;

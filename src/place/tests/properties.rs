@@ -99,7 +99,7 @@ proptest! {
                 let pool = machine.topology.usable.len() - all_fenced.len();
                 prop_assert!(holding.resources.cpu.request.cpus_ceil() <= pool, "{} was promised more than is left", name);
             }
-            if holding.resources.cpu.align == crate::model::spec::Align::Required {
+            if holding.resources.cpu.align == Align::Required {
                 prop_assert!(machine.topology.nodes.values().any(|node| holding.grant.cpus.is_subset(node)), "{}", name);
             }
             let ask = Ask { name, resources: &holding.resources, gpu: None, previous: None, advice: Advice::Wanted };

@@ -113,6 +113,29 @@ impl Search<'_> {
         Price::of(self.block_price(demand, block, demand.count) + cores * SHARED_CORE)
     }
 
+    /// The same for those who drive pinned workloads out, with what that costs: where every core is somebody's, it is what tells one block
+    /// from another.
+    pub(super) fn at_least_alone(&self, demand: &Demand, block: usize) -> Price {
+        let (wear, threads_max) = (&self.wear, self.wear.layout.threads_max);
+        let least_of = |mut prices: Vec<u64>, needed: usize| {
+            prices.sort_unstable();
+            Price::of(prices.iter().take(needed).sum())
+        };
+        if demand.smt == Smt::Any {
+            let open = wear.layout.blocks[block].cpus.iter().filter(|cpu| wear.fences(*cpu) == 0);
+            let driven_out = open.map(|cpu| u64::from(wear.pinned(cpu)) * DISPLACED).collect();
+            return self.at_least(demand, block).and(least_of(driven_out, demand.count));
+        }
+        let price = |core: usize| {
+            let shared = if wear.counted(core) > 0 { SHARED_CORE } else { 0 };
+            shared + u64::from(wear.pinned_of_core(core)) * DISPLACED
+        };
+        let open = wear.layout.cores_of_block[block].iter().copied().filter(|core| wear.is_open_core(*core));
+        let of_each = if demand.smt == Smt::Spread { 1 } else { threads_max };
+        let cores = least_of(open.map(price).collect(), demand.count.div_ceil(of_each));
+        cores.and(Price::of(self.block_price(demand, block, demand.count)))
+    }
+
     /// What taking some CPUs of a block costs whichever they are.
     fn block_price(&self, demand: &Demand, block: usize, taken: usize) -> u64 {
         let broken = if self.wear.is_free(block) { BROKEN_BLOCK } else { 0 };
