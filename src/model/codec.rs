@@ -130,6 +130,7 @@ mod tests {
                 killed: None,
                 reason: "web.yaml was deleted".to_owned(),
                 timed_out: false,
+                timeout: None,
                 failed: None,
                 preempted_for: None,
             }),

@@ -193,6 +193,9 @@ pub struct Stopping {
     /// Whether it is a job's timeout that ends it.
     #[serde(default)]
     pub timed_out: bool,
+    /// That timeout: the manifest may say another by the time it has ended. None in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
     /// The probe it is stopped for. That counts as a failure of its own, however it then ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<ProbeKind>,
@@ -218,8 +221,17 @@ impl Stopping {
     /// One that begins with the stop signal.
     pub fn by_asking(now: Moment, reason: String) -> Stopping {
         let decided = Some(now.wall);
-        let (timed_out, failed, preempted_for) = (false, None, None);
-        Stopping { since: now, decided, asked: false, killed: None, reason, timed_out, failed, preempted_for }
+        Stopping {
+            since: now,
+            decided,
+            asked: false,
+            killed: None,
+            reason,
+            timed_out: false,
+            timeout: None,
+            failed: None,
+            preempted_for: None,
+        }
     }
 
     /// One that begins with its end.

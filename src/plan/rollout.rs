@@ -19,6 +19,7 @@ use crate::model::clock::Moment;
 use crate::model::desired::Wanted;
 use crate::model::exit::{Exit, Outcome};
 use crate::model::name::Name;
+use crate::model::observed::Life;
 use crate::model::record::{Record, Refused, Rollout};
 use crate::model::replica::{Rolling, Strategy};
 use crate::model::spec::Spec;
@@ -201,17 +202,19 @@ impl Turn<'_, '_> {
         }
     }
 
-    /// Gives a course to as many as may be missing: to those that are missing anyway first, then from the highest down.
+    /// Gives a course to as many as may be missing: to those that do not run first, then to others that are missing anyway, then from the
+    /// highest down. A controller that has just begun has asked nobody yet: all are missing, and only those that do not run take nothing away.
     fn replace(&mut self, arrived: &[bool], course: impl Fn(&Member<'_>) -> Option<Course>) {
         let max = usize::try_from(self.group.rolling.max_unavailable).unwrap_or(usize::MAX);
         let mut missing = arrived.iter().filter(|arrived| !**arrived).count();
         let members = self.group.members.iter().zip(arrived);
+        let order = |member: &Member<'_>, arrived: bool| (self.runs(member), arrived, Reverse(member.index()));
         let mut candidates: Vec<_> = members
-            .filter_map(|(member, arrived)| Some((*arrived, Reverse(member.index()), member, course(member)?)))
+            .filter_map(|(member, arrived)| Some((*arrived, order(member, *arrived), member, course(member)?)))
             .collect();
         // Those whose course is set and that are on their way count against the bound; those that are missing as they were do not.
         let on_their_way = missing - candidates.iter().filter(|(arrived, ..)| !*arrived).count();
-        candidates.sort_by_key(|(arrived, index, ..)| (*arrived, *index));
+        candidates.sort_by_key(|(_, order, ..)| *order);
         for (under_way, (arrived, _, member, course)) in (on_their_way..).zip(candidates) {
             if under_way >= max || arrived && missing >= max {
                 break;
@@ -219,6 +222,11 @@ impl Turn<'_, '_> {
             missing += usize::from(arrived);
             self.turns.push((member.name.clone(), course));
         }
+    }
+
+    fn runs(&self, member: &Member<'_>) -> bool {
+        let instance = self.input.observed.get(member.name).and_then(|seen| seen.instance.as_ref());
+        instance.is_some_and(|instance| !matches!(instance.life, Life::Ended(_)))
     }
 
     fn has_arrived(&mut self, member: &Member<'_>) -> bool {

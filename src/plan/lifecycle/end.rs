@@ -153,9 +153,10 @@ impl Case<'_, '_> {
             // Killed by us with its init, which could not say so any more.
             exit.outcome = Outcome::Killed { signal: Signal::KILL };
         }
-        let timed_out = stopping.as_ref().is_some_and(|stopping| stopping.timed_out);
-        if let (true, Some(after)) = (timed_out, self.record.spec.job.timeout) {
-            // However it ended after that, it was not done in time.
+        // However it ended after that, it was not done in time, whatever its manifest says by now.
+        let timed_out = stopping.as_ref().filter(|stopping| stopping.timed_out);
+        let timed_out = timed_out.and_then(|stopping| stopping.timeout.or(self.record.spec.job.timeout));
+        if let Some(after) = timed_out {
             exit.outcome = Outcome::TimedOut { after };
         }
         let failed = stopping.as_ref().is_some_and(|stopping| stopping.failed.is_some());
@@ -168,7 +169,7 @@ impl Case<'_, '_> {
             self.release();
         }
         // What it was ended for by itself counts like an end of its own.
-        let asked = stopping.is_some() && !timed_out && !failed;
+        let asked = stopping.is_some() && timed_out.is_none() && !failed;
         if asked || self.was_another(seen) {
             (self.record.failures, self.record.retry_at) = (0, None);
             return;

@@ -274,7 +274,7 @@ impl Case<'_, '_> {
             None => self.untold(),
         };
         let timeout_at = self.timeout_at(instance);
-        let timed_out = timeout_at.is_some_and(|at| at <= self.input.clock.steady);
+        let timed_out = fields.is_empty() && timeout_at.is_some_and(|at| at <= self.input.clock.steady);
         let makes_room = self.makes_room();
         let reason = match self.target {
             Target::Gone => Some(self.gone()),
@@ -307,8 +307,9 @@ impl Case<'_, '_> {
                 self.record.deletion = Some(Deletion::Begun);
             }
             let preempted_for = makes_room.filter(|(_, why)| *why == reason).map(|(newcomer, _)| newcomer);
+            let timeout = self.record.spec.job.timeout.filter(|_| timed_out);
             let stopping = Stopping::by_asking(self.input.clock.now(), reason.clone());
-            let stopping = Stopping { timed_out, preempted_for, ..stopping };
+            let stopping = Stopping { timed_out, timeout, preempted_for, ..stopping };
             self.find(ConditionKind::Ready, false, word_for(&stopping), reason);
             return self.ask(instance, stopping);
         }

@@ -11,11 +11,11 @@ use super::{Case, Decision};
 use crate::model::gpu::Rebalance;
 use crate::model::name::Name;
 use crate::model::observed::{Instance, Life};
-use crate::model::record::{Preempting, Record};
-use crate::model::spec::{CpuClass, Kind};
+use crate::model::record::{Preempting, Record, Requested};
+use crate::model::spec::{CpuClass, Kind, Spec};
 use crate::model::status::{ConditionKind, Phase};
 use crate::model::time::Timestamp;
-use crate::place::{self, Ask, Candidate, Refusal};
+use crate::place::{self, Ask, Candidate, Holding, Refusal};
 use crate::plan::queue::Head;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -47,6 +47,13 @@ pub enum Right {
     Priority(i32),
     /// It said that it may be started anew on other devices.
     Rebalance,
+}
+
+/// Whether a workload holds all that its manifest asks for.
+fn is_enough(held: &Holding, spec: &Spec) -> bool {
+    let Requested { cpu, memory } = held.grant.requested;
+    let devices = spec.gpu.as_ref().map_or(0, |request| usize::try_from(request.count).unwrap_or(usize::MAX));
+    cpu >= spec.resources.cpu.request && memory >= spec.resources.memory.request && held.grant.gpus.len() >= devices
 }
 
 impl Claim {
@@ -82,16 +89,17 @@ impl Case<'_, '_> {
     /// Why it may not start although there is room: somebody before it waits for that.
     pub(super) fn kept_back(&self) -> Option<String> {
         let own = &self.record.spec.name;
-        // What it holds already nobody else can be given.
-        if self.ledger.get(own).is_some() {
+        // What it holds already nobody else can be given. What an edit asks for beyond that it would take from those before it.
+        if self.ledger.get(own).is_some_and(|held| is_enough(held, &self.record.spec)) {
             return None;
         }
         let mut others = self.heads.iter().filter(|head| head.name != *own);
         others.find_map(|head: &Head| head.keeps_back(self.input, &self.record.spec))
     }
 
-    /// It waits behind another.
+    /// It waits behind another, and holds nothing meanwhile.
     pub(super) fn queued(mut self, why: String) -> Decision {
+        self.release();
         self.begin_to_wait();
         self.find(ConditionKind::Placed, false, "Queued", why.clone());
         self.find(ConditionKind::Ready, false, "NotPlaced", "waits for its turn");

@@ -175,6 +175,18 @@ fn whoever_waits_for_a_service_to_end_holds_up_nobody() {
 }
 
 #[test]
+fn an_edit_that_asks_for_more_passes_nobody() {
+    let mut world = World::new(4);
+    world.file("a.yaml", "kind: job\ncommand: a\nmemory: {request: 10Gi}").file("small.yaml", "command: s").settle();
+    world.file("head.yaml", JOB).settle();
+    world.after(1000).file("small.yaml", "kind: job\ncommand: t\nmemory: {request: 4Gi}").pass();
+    world.exit_code("small", 0);
+    world.settle();
+    assert!(!runs(&world, "small"), "it fits beside a, and would be in the way of head");
+    assert_eq!(turns(&mut world), "a -> head small\nhead -> nobody\nsmall -> nobody\n");
+}
+
+#[test]
 fn who_waits_keeps_its_place_over_reboots_and_gives_it_up_when_suspended() {
     let mut world = World::new(4);
     world.file("a.yaml", JOB).settle();

@@ -201,6 +201,20 @@ fn a_run_whose_beginning_is_not_known_yet_has_not_lasted() {
 }
 
 #[test]
+fn a_controller_that_has_asked_nobody_yet_goes_on_with_one_that_is_down() {
+    let manifest = |command: &str| {
+        format!("command: {command}\nreplicas: 3\nstrategy: rolling\nprobes: {{readiness: {{tcp: {{port: 1}}}}}}")
+    };
+    let mut world = World::new(4);
+    world.file("web.yaml", &manifest("old")).settle();
+    // The lowest is down, and the record that an update took it down went with a crash.
+    world.observed.remove(&"web".parse().unwrap());
+    world.after(5000).file("web.yaml", &manifest("new"));
+    assert_eq!(turn(&mut world).matches(": stop").count(), 0);
+    assert_eq!(commands(&world), "new old old");
+}
+
+#[test]
 fn a_reboot_in_the_middle_of_an_update_speaks_against_nothing() {
     let mut world = three();
     world.file("web.yaml", NEW);

@@ -1,9 +1,11 @@
 //! What a job holds between two tries, and from when on.
 
 use super::World;
+use crate::model::exit::Outcome;
 use crate::model::name::Name;
 use crate::model::record::Record;
 use crate::plan::Act;
+use std::time::Duration;
 
 fn record<'a>(world: &'a World, name: &str) -> &'a Record {
     &world.records[&name.parse::<Name>().unwrap()]
@@ -85,4 +87,32 @@ fn a_job_that_is_edited_between_two_tries_has_no_room_before_it_is_given_some() 
     assert_eq!(record(&world, "job").retry_at, None);
     assert_eq!(record(&world, "job").grant, None);
     assert_eq!(record(&world, "other").held().map(|grant| grant.gpus.len()), Some(2));
+}
+
+#[test]
+fn what_was_over_in_time_is_told_by_the_manifest_it_was_ended_by() {
+    for edit in ["timeout: 30s", ""] {
+        let mut world = World::new(4);
+        world.file("job.yaml", "kind: job\ncommand: a\ntimeout: 2s\nretries: 3").settle();
+        world.after(2000).pass();
+        world.file("job.yaml", &format!("kind: job\ncommand: a\nretries: 3\n{edit}")).pass();
+        world.after(100).exit_code("job", 0);
+        world.settle();
+        let record = &world.records[&"job".parse().unwrap()];
+        let timed_out = Outcome::TimedOut { after: Duration::from_secs(2) };
+        assert_eq!(record.last_exit.as_ref().map(|exit| &exit.outcome), Some(&timed_out), "{edit:?}");
+        assert!(!record.finished && record.retry_at.is_some(), "{edit:?}: another try");
+    }
+}
+
+#[test]
+fn a_service_that_becomes_a_job_has_not_taken_too_long() {
+    let mut world = World::new(4);
+    world.file("a.yaml", "command: serve").settle();
+    world.after(60_000).file("a.yaml", "kind: job\ncommand: a\ntimeout: 2s").pass();
+    world.after(100).exit_code("a", 0);
+    world.settle();
+    let record = record(&world, "a");
+    assert_eq!(record.last_exit.as_ref().map(|exit| &exit.outcome), Some(&Outcome::Exited { code: 0 }));
+    assert!(!record.finished && record.failed_tries == 0);
 }
