@@ -87,7 +87,7 @@ mod tests {
         );
         assert_eq!(check(&Observed::default(), &[]), ["somebody has removed its cgroup"]);
         let frozen = beside_a_step(&name, &before, &seen(&[("cpu.max", "max 100000")], true)).unwrap();
-        assert_eq!((frozen.reason.as_ref(), frozen.message.as_str()), ("Drift", "somebody has frozen it"));
+        assert_eq!((frozen.reason, frozen.message.as_str()), ("Drift", "somebody has frozen it"));
         assert_eq!(beside_a_step(&name, &before, &seen(&[("cpu.max", "max 100000")], false)), None, "it may be ours");
     }
 }

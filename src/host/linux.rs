@@ -404,9 +404,7 @@ impl Host for Linux {
         let found = rustix::fs::statvfs(self.log_folder(name)).ok()?;
         // Some file systems count no inodes.
         let no_room = found.f_bfree == 0 || found.f_files > 0 && found.f_ffree == 0;
-        match found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
-            true => Some(Refusal::ReadOnly),
-            false => no_room.then_some(Refusal::Full),
-        }
+        let read_only = found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+        read_only.then_some(Refusal::ReadOnly).or(no_room.then_some(Refusal::Full))
     }
 }
