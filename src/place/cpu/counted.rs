@@ -157,11 +157,12 @@ impl Search<'_> {
         best
     }
 
-    /// Whether several blocks, a split of which costs so much, are worth a look: where there is nothing yet, or nothing that sits as asked,
-    /// or they have more calm CPUs than what there is made do with. Which of the cores that others count CPUs of would be cheapest is not
+    /// Whether several blocks, a split of which costs so much, are worth a look: where few CPUs are left, or there is nothing yet, or nothing
+    /// that sits as asked, or they have more calm CPUs than what there is made do with. Which of the cores that others count CPUs of would be cheapest is not
     /// asked beyond one block: on a full machine that would be asked every time, for points in hundreds.
     fn may_better(&self, demand: &Demand, best: Option<&Choice>, blocks: &[usize], split: u64) -> bool {
-        let Some(best) = best.filter(|best| best.price.misplaced == 0) else { return true };
+        let is_thrifty = demand.thrift == Thrift::Fence;
+        let Some(best) = best.filter(|best| best.price.misplaced == 0 && !is_thrifty) else { return true };
         let layout = &self.wear.layout;
         let held = best.cpus.iter().next().and_then(|cpu| layout.home(cpu)).map(|home| home.block);
         let calm =

@@ -24,8 +24,15 @@ impl Search<'_> {
                 let pinned = core.iter().filter(|cpu| self.wear.pinned(*cpu) > 0).count();
                 (core.is_subset(&open), Reverse((core.len(), pinned)), Reverse(core.iter().next()))
             });
-            let of_cores = cores.iter().flat_map(|core| core.iter().filter(|cpu| open.contains(*cpu)));
-            let spared: CpuSet = of_cores.take(width).collect();
+            // Whole cores while they fit: one of which a thread is spared is of no more use than one that is.
+            let (mut spared, mut parts) = (CpuSet::new(), Vec::new());
+            for core in cores.into_iter().map(|core| core.intersection(&open)) {
+                if spared.len() + core.len() <= width { spared = spared.union(&core) } else { parts.push(core) }
+            }
+            let left = width - spared.len();
+            if let Some(smallest) = parts.iter().min_by_key(|core| core.len()) {
+                spared = spared.union(&smallest.iter().take(left).collect());
+            }
             (spared.len() == width).then(|| self.beyond(&spared))
         })
     }
