@@ -18,6 +18,8 @@ const SYNC_AGAIN: u64 = 5_000;
 /// As in the loop: so many refusals in a row and a workload's next step is taken without a record of it.
 const REFUSED_MIN: u32 = 3;
 
+const QUEUED: &[u8] = b"\"queued\":";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Of {
     Records,
@@ -85,6 +87,14 @@ impl Disk {
     /// Whether so much of a workload was refused that its steps wait for the disk no more.
     pub fn takes_nothing_of(&self, name: &Name) -> bool {
         self.refused.get(name).is_some_and(|times| *times >= REFUSED_MIN)
+    }
+
+    /// The record that says since when a workload waits for room, if it does.
+    fn waiting(&self, name: &Name) -> Option<Record> {
+        let value = self.memory.get(&key_of(name))?;
+        // Without decoding what says nothing of it.
+        let says = value.bytes.windows(QUEUED.len()).any(|word| word == QUEUED);
+        says.then(|| value.record()).flatten()
     }
 
     fn give_to_kernel(&mut self, write: Write) {
@@ -199,6 +209,9 @@ impl Records {
         }
         {
             let mut world = self.0.world();
+            if let Some((name, waiting)) = name.as_ref().and_then(|name| Some((name, world.disk.waiting(name)?))) {
+                world.truth.waited.insert(name.clone(), waiting);
+            }
             world.note_write(Of::Records, key, value);
             world.step(name.as_ref());
             world.say(|| format!("{call} {}", String::from_utf8_lossy(key)));

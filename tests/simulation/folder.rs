@@ -12,7 +12,7 @@ use containerctl::manifest::tree::Place;
 use containerctl::manifest::{Parsed, parse};
 use containerctl::model::spec::Spec;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +23,9 @@ const SETTLES: u64 = DELETION_SETTLES.as_secs() * 1000;
 
 /// Workloads of one story.
 const NAMES: [&str; 6] = ["w0", "w1", "w2", "w3", "w4", "w5"];
+
+/// A sub-folder, and so a group of jobs.
+const GROUP: &str = "team";
 
 #[derive(Clone)]
 pub struct File {
@@ -38,6 +41,10 @@ pub struct File {
 pub struct Shelf {
     pub files: BTreeMap<String, File>,
     pub names: Vec<&'static str>,
+    /// Those of them that have their manifests in a sub-folder.
+    grouped: BTreeSet<&'static str>,
+    /// Whether most of them ask for much.
+    is_crowded: bool,
     pub gone_until: u64,
     /// When somebody was last told what is in it.
     pub told_at: u64,
@@ -46,6 +53,9 @@ pub struct Shelf {
     read: BTreeMap<String, Arc<Parsed>>,
     /// When a file that is gone was told to be.
     dropped: BTreeMap<String, u64>,
+    /// What the controller that lives was told of, and whether each of its looks was told to it.
+    told: BTreeSet<String>,
+    missed: bool,
 }
 
 thread_local! {
@@ -67,22 +77,35 @@ impl File {
 
 /// Whether a file is about a workload, as its name says, or about a replica of it.
 pub fn is_about(path: &str, workload: &str) -> bool {
-    path.trim_end_matches(".yaml").trim_start_matches("also-") == workload.split('.').next().unwrap_or(workload)
+    stem(path) == workload.split('.').next().unwrap_or(workload)
+}
+
+fn stem(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path).trim_end_matches(".yaml").trim_start_matches("also-")
 }
 
 impl Shelf {
     pub fn new(rng: &mut Rng) -> Shelf {
         let count = usize::try_from(rng.between(1, NAMES.len() as u64 + 1)).unwrap_or(1);
         let names = NAMES[..count].to_vec();
+        let grouped = names.iter().copied().filter(|_| rng.chance(2_000)).collect();
         Shelf {
             files: BTreeMap::new(),
             names,
+            grouped,
+            is_crowded: rng.chance(2_500),
             gone_until: 0,
             told_at: 0,
             missing: BTreeMap::new(),
             read: BTreeMap::new(),
             dropped: BTreeMap::new(),
+            told: BTreeSet::new(),
+            missed: false,
         }
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        if self.grouped.contains(name) { format!("{GROUP}/{name}.yaml") } else { format!("{name}.yaml") }
     }
 
     /// Everything can be read again.
@@ -97,6 +120,13 @@ impl Shelf {
     pub fn forget(&mut self) {
         self.read.clear();
         self.missing.clear();
+        self.told.clear();
+        self.missed = false;
+    }
+
+    /// Whether the controller that lives cannot know of any file about a workload. One that could not look goes by what is on record.
+    pub fn is_untold(&self, workload: &str) -> bool {
+        !self.missed && !self.told.iter().any(|path| is_about(path, workload))
     }
 
     /// What the files about a workload ask for, and whether there is any, and any that cannot be accepted.
@@ -186,7 +216,7 @@ impl World {
     pub fn fill_the_folder(&mut self) {
         for name in self.shelf.names.clone() {
             if self.rng.chance(7_000) {
-                self.write_good(name, &format!("{name}.yaml"), 0);
+                self.write_good(name, &self.shelf.path_of(name), 0);
             }
         }
     }
@@ -200,7 +230,7 @@ impl World {
     }
 
     fn write_good(&mut self, name: &'static str, path: &str, busy: u64) {
-        let (word, mut text) = good(&mut self.rng, name, &self.shelf.names);
+        let (word, mut text) = good(&mut self.rng, name, &self.shelf.names, self.shelf.is_crowded);
         self.census.note(Told::Word(word));
         if path.starts_with("also-") {
             text = format!("name: {name}\n{text}");
@@ -212,7 +242,7 @@ impl World {
     /// Saves a file.
     pub fn save(&mut self, is_good: bool, busy: u64) {
         let name = *self.rng.pick(&self.shelf.names);
-        let path = format!("{name}.yaml");
+        let path = self.shelf.path_of(name);
         if is_good {
             return self.write_good(name, &path, busy);
         }
@@ -268,6 +298,32 @@ impl World {
         self.tell_of_folder();
     }
 
+    /// Somebody deletes a workload and one that comes after it. Where there are no such two it is any one.
+    pub fn retire(&mut self) {
+        let files = &self.shelf.files;
+        let after = |file: &File| -> Vec<String> {
+            file.parsed.workloads.iter().flat_map(|(spec, _)| &spec.after).map(ToString::to_string).collect()
+        };
+        let first = |name: &String| files.keys().find(|path| is_about(path, name)).cloned();
+        let pairs: Vec<(String, String)> = files
+            .iter()
+            .flat_map(|(path, file)| {
+                after(file).iter().filter_map(first).map(|other| (path.clone(), other)).collect::<Vec<_>>()
+            })
+            .filter(|(path, other)| path != other)
+            .collect();
+        if pairs.is_empty() {
+            return self.delete();
+        }
+        let (path, other) = self.rng.pick(&pairs).clone();
+        for path in [path, other] {
+            self.say(|| format!("folder: {path} is deleted"));
+            self.shelf.files.remove(&path);
+            self.note_folder(&owner(&path));
+        }
+        self.tell_of_folder();
+    }
+
     pub fn empty(&mut self) {
         self.note_who_is_guarded();
         self.say(|| "folder: all files are deleted".to_owned());
@@ -305,7 +361,7 @@ impl World {
 
 /// The workload that a file is about.
 pub fn owner(path: &str) -> String {
-    path.trim_end_matches(".yaml").trim_start_matches("also-").to_owned()
+    stem(path).to_owned()
 }
 
 /// What the controller scans.
@@ -314,6 +370,7 @@ pub struct Source(pub Arc<Sim>);
 impl control::Source for Source {
     fn scan(&mut self) -> Result<Scan, FolderError> {
         let failed = |source| FolderError::Read { path: PathBuf::from("/manifests"), source };
+        let missed = std::mem::replace(&mut self.0.world().shelf.missed, true);
         self.0.before("folder.scan", None).map_err(failed)?;
         let mut world = self.0.world();
         let now = world.now;
@@ -326,8 +383,10 @@ impl control::Source for Source {
         });
         drop(world);
         self.0.behind("folder.scan", None).map_err(failed)?;
-        if scan.is_ok() {
-            self.0.world().shelf.told_at = now;
+        if let Ok(Scan { files, .. }) = &scan {
+            let mut world = self.0.world();
+            (world.shelf.told_at, world.shelf.missed) = (now, missed);
+            world.shelf.told.extend(files.keys().cloned());
         }
         scan
     }

@@ -21,6 +21,7 @@ impl World {
                 }
             }
             Happening::Delete => self.delete(),
+            Happening::Retire => self.retire(),
             Happening::Empty => self.empty(),
             Happening::Blink | Happening::AwayOverRestart => self.blink(),
             Happening::Duplicate => self.duplicate(),

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const CPUS: u32 = 4;
+pub const MEMORY: u64 = 16 << 30;
 /// As Linux numbers them.
 const EIO: i32 = 5;
 const EBUSY: i32 = 16;
@@ -185,7 +186,7 @@ impl Host for Machine {
     }
 
     fn steady(&self) -> Steady {
-        Steady(i64::try_from(self.0.world().now).unwrap_or(i64::MAX))
+        Steady(i64::try_from(self.0.world().steady()).unwrap_or(i64::MAX))
     }
 
     fn instant(&self) -> Instant {
@@ -208,7 +209,7 @@ impl Host for Machine {
                 packages: vec![all],
                 ..Topology::default()
             },
-            memory: Bytes(16 << 30),
+            memory: Bytes(MEMORY),
             gpus: vec![gpu(0), gpu(1)],
             disks: BTreeMap::new(),
             huge_pages: BTreeSet::new(),

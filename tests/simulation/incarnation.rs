@@ -15,6 +15,7 @@ impl Sim {
     pub fn restart(self: &Arc<Sim>) {
         let mut world = self.world();
         world.depth += 1;
+        world.kernel.booted_at = world.kernel.booted_at.min(world.now);
         drop(world);
         let result = self.set_up();
         let mut world = self.world();
@@ -25,7 +26,7 @@ impl Sim {
                 world.up = true;
                 let incarnation = world.incarnation;
                 world.after(millis(RESYNC), Event::Wake(incarnation, Wake::Resync));
-                let (began, entropy) = (world.now, world.rng.next());
+                let (began, entropy) = (world.steady(), world.rng.next());
                 drop(world);
                 let (_, board) = controller.probed();
                 *self.prober() = Prober::new(board, entropy, began);

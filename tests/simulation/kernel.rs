@@ -63,6 +63,8 @@ pub struct Run {
     pub asked_by: Option<u64>,
     pub tried_at: Option<u64>,
     pub killed: bool,
+    /// It was stopped to make room for another, and for nothing else.
+    pub gave_way: bool,
     /// From when on it is ready, and until when it is not well.
     pub ready_at: u64,
     pub sick_until: u64,
@@ -110,12 +112,16 @@ pub struct Files {
 #[derive(Default)]
 pub struct Kernel {
     pub boot: u64,
+    /// When the clock that nobody sets began.
+    pub booted_at: u64,
     pub groups: BTreeMap<Name, Group>,
     pub runs: Vec<Run>,
     /// Those of them that have a process, or are still counted in their group.
     pub there: Vec<RunId>,
     pub traces: BTreeMap<Name, BTreeMap<u64, Files>>,
     pub next_pid: u32,
+    /// Processes of the system that have the pid and the start time that an init had in the boot before.
+    pub daemons: Vec<Process>,
     pub next_folder: u64,
     pub runtime_full_until: u64,
     /// Which log folder each workload has, and until when it has none.

@@ -16,13 +16,18 @@ impl World {
         self.now < self.kernel.runtime_full_until
     }
 
+    /// The clock that nobody sets. It begins with the boot, or in one that takes no time, with the controller.
+    pub fn steady(&self) -> u64 {
+        self.now.saturating_sub(self.kernel.booted_at)
+    }
+
     /// A process is born in the group of `record`'s workload.
     pub fn spawn_run(&mut self, record: &Record, folder: u64) {
         let name = &record.spec.name;
         self.laws_of_a_start(record);
         let pid = self.kernel.next_pid;
         self.kernel.next_pid += 2;
-        let ticks = self.now / 10;
+        let ticks = self.steady() / 10;
         let run = Run {
             name: name.clone(),
             number: record.instance,
@@ -44,6 +49,7 @@ impl World {
             asked_by: None,
             tried_at: None,
             killed: false,
+            gave_way: false,
             ready_at: u64::MAX,
             sick_until: 0,
             served: false,
@@ -275,16 +281,22 @@ impl World {
         }
     }
 
-    /// The power fails: nothing runs any more, and a tmpfs is empty.
+    /// The power fails: nothing runs any more, and a tmpfs is empty. Pids and the clock begin anew, mostly as at the boot before, so that a
+    /// process may be as one of then was in both.
     pub fn reboot(&mut self) {
         self.kernel.boot += 1;
-        self.kernel.next_pid = 100;
+        self.kernel.next_pid = *self.rng.pick(&[98, 100, 100, 102]);
+        self.kernel.booted_at = if self.rng.chance(5_000) { self.now } else { u64::MAX };
         self.kernel.groups.clear();
+        self.kernel.daemons.clear();
         for run in self.kernel.runs.iter_mut().filter(|run| run.stage != Stage::Gone) {
+            if self.rng.chance(5_000) {
+                self.kernel.daemons.push(run.init);
+            }
             // One that was being set up never began.
             run.excused |= run.stage == Stage::SettingUp;
             (run.stage, run.in_group) = (Stage::Gone, false);
-            run.end.get_or_insert(Outcome::Lost);
+            run.end.get_or_insert(Outcome::HostRestarted);
             run.ended_at.get_or_insert(self.now);
         }
         for run in &mut self.kernel.runs {

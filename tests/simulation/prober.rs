@@ -16,7 +16,7 @@ use std::time::Duration;
 pub struct Prober {
     board: Arc<Board>,
     entropy: u64,
-    /// When this incarnation began.
+    /// When this incarnation began, by the clock that nobody sets.
     began: u64,
     known: Option<Arc<Wanted>>,
     asked: BTreeMap<Name, Asked>,
@@ -63,7 +63,7 @@ impl Sim {
         prober.known = Some(Arc::clone(wanted));
         let Prober { board, entropy, began, asked, next, .. } = &mut *prober;
         let mut world = self.world();
-        let now = world.now;
+        let (now, by_clock) = (world.now, steady(world.steady()));
         asked.retain(|name, asked| {
             let goes_on = wanted.get(name).is_some_and(|probed| probed.is_same_run(&asked.probed));
             if !goes_on {
@@ -81,8 +81,8 @@ impl Sim {
                 }
                 None => {
                     *next += 1;
-                    let tally = probed.tally(name, steady(now), steady(*began), *entropy);
-                    let (number, age) = (*next, probed.age(steady(now)));
+                    let tally = probed.tally(name, by_clock, steady(*began), *entropy);
+                    let (number, age) = (*next, probed.age(by_clock));
                     let whom = Arc::clone(probed);
                     asked.insert(name.clone(), Asked { probed: whom, tally, number, age, since: now });
                 }

@@ -18,7 +18,7 @@ pub const PROGRESS_DEADLINE: u64 = 8_000;
 
 /// Good manifests: how often, what they have in them, and how they say it. Those with a restart or stop of their own come without
 /// [`COMMON`]; `OTHER` is the name of another workload.
-pub const WORDS: [(u64, &str, &str); 37] = [
+pub const WORDS: [(u64, &str, &str); 47] = [
     (8, "a service", "command: serve\n"),
     (4, "a limit", "command: serve --new\ncpu: 1\n"),
     (4, "other limits", "command: serve\ncpu: 500m\nmemory: 64M\n"),
@@ -66,6 +66,20 @@ pub const WORDS: [(u64, &str, &str); 37] = [
     (3, "a startup probe", "command: serve\nprobes: {startup: {tcp: {port: 1}, period: 300ms, failureThreshold: 8}}\n"),
     (3, "a readiness probe", "command: serve\nprobes: {readiness: {tcp: {port: 1}, period: 1s}}\n"),
     (3, "a liveness probe", "command: serve\nprobes: {liveness: {exec: check, period: 1s, failureThreshold: 2}}\n"),
+    (4, "a job that asks for much", "kind: job\ncommand: work\nmemory: {request: 10G}\n"),
+    (
+        3,
+        "another job that asks for much",
+        "kind: job\ncommand: work --harder\nmemory: {request: 12G}\nrestart: never\n",
+    ),
+    (3, "a long job that asks for much", "kind: job\ncommand: work --slow\nmemory: {request: 10G}\n"),
+    (3, "a long job with an end", "kind: job\ncommand: work --slow\nmemory: {request: 10G}\ntimeout: 30s\n"),
+    (3, "a job that asks for less", "kind: job\ncommand: work\nmemory: {request: 6G}\n"),
+    (3, "a short job that asks for less", "kind: job\ncommand: work\nmemory: {request: 6G}\ntimeout: 9s\nretries: 2\n"),
+    (3, "an urgent job that asks for much", "kind: job\ncommand: work\nmemory: {request: 10G}\npriority: 5\n"),
+    (3, "an urgent service", "command: serve\nmemory: {request: 10G}\npriority: 10\n"),
+    (3, "idle work", "command: serve\ncpu: {class: idle}\nmemory: {request: 10G}\npriority: -5\n"),
+    (3, "an urgent job on GPUs", "kind: job\ncommand: train\ngpu: 2\npriority: 5\n"),
     (3, "for this host", "command: serve\nhosts: {role: sim}\n"),
     (3, "for another host", "command: serve\nhosts: {role: other}\n"),
 ];
@@ -76,9 +90,16 @@ const ROLLING2: &str = "strategy: {type: rolling, maxUnavailable: 2, progressDea
 
 const BAD: [&str; 5] = ["comand: serve\n", "", "command: [\n", "command: serve\ncpu: -1\n", "\u{0}"];
 
-/// A good manifest for `name`: the word it is made of, and its text.
-pub fn good(rng: &mut Rng, name: &str, names: &[&str]) -> (&'static str, String) {
-    let (_, word, text) = WORDS[rng.weighted(&WORDS.map(|(weight, ..)| weight))];
+/// How much more often manifests ask for so much that not all fit, where a host is crowded.
+const CROWD: u64 = 12;
+
+/// A good manifest for `name`, on a host that may be crowded: the word it is made of, and its text.
+pub fn good(rng: &mut Rng, name: &str, names: &[&str], is_crowded: bool) -> (&'static str, String) {
+    let weight = |(weight, _, text): (u64, &str, &str)| {
+        let asks_for_much = text.contains("memory: {request:") || text.contains("gpu: 2");
+        if is_crowded && asks_for_much { weight * CROWD } else { weight }
+    };
+    let (_, word, text) = WORDS[rng.weighted(&WORDS.map(weight))];
     let mut text = text.replace("ROLLING2", ROLLING2).replace("ROLLING", ROLLING);
     let others: Vec<&str> = names.iter().copied().filter(|other| *other != name).chain(["nobody"]).collect();
     while text.contains("OTHER") {
@@ -121,6 +142,8 @@ pub enum Happening {
     /// Somebody saves nonsense.
     WriteBad,
     Delete,
+    /// Somebody deletes a workload and one that comes after it.
+    Retire,
     /// Somebody deletes all files at once.
     Empty,
     /// A tool replaces a file by removing it first: it is back in a moment.
@@ -169,11 +192,12 @@ pub enum Happening {
 }
 
 /// How often each happens.
-pub const HAPPENINGS: [(Happening, u64); 27] = [
+pub const HAPPENINGS: [(Happening, u64); 28] = [
     (Happening::Write, 40),
     (Happening::Scale, 10),
     (Happening::WriteBad, 8),
     (Happening::Delete, 6),
+    (Happening::Retire, 4),
     (Happening::Empty, 1),
     (Happening::Blink, 3),
     (Happening::Unreadable, 3),

@@ -61,7 +61,11 @@ impl Witness for Machine {
         if self.is_running(run) {
             return Ok(true);
         }
-        if !self.look("adopt", &run.0, |world| world.kernel.by_init(init).is_some())? {
+        let is_there = |world: &mut World| {
+            world.law_nobody_of_the_system_is_adopted(run, init);
+            world.kernel.by_init(init).is_some()
+        };
+        if !self.look("adopt", &run.0, is_there)? {
             return Ok(false);
         }
         let told = self.hold(run, |world| {

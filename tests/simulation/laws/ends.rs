@@ -1,9 +1,11 @@
 //! Laws about how runs ended, and who knows of it.
 
 use super::{Era, workload};
+use crate::census::Told;
 use crate::kernel::{RunId, Stage};
 use crate::world::{World, millis};
 use containerctl::host::processes::Run as Key;
+use containerctl::host::traces::Process;
 use containerctl::model::cpuset::CpuSet;
 use containerctl::model::event::Event;
 use containerctl::model::exit::Outcome;
@@ -25,22 +27,28 @@ impl World {
             let told = known.as_ref().is_some_and(|exit| exit.instance >= number);
             let run = self.kernel.runs.iter().rfind(|run| run.name == *name && run.number == number);
             let Some(run) = run.filter(|run| !run.excused) else { continue };
+            // What a run was ended for counts before how it then ended.
+            let (lasted, bad_answers) = (run.ended_at.map_or(0, |ended| ended - run.born + 20), run.bad_answers);
+            let ended_for = |outcome: &Outcome| match outcome {
+                Outcome::TimedOut { after } => lasted >= millis(*after),
+                Outcome::Unhealthy { .. } => bad_answers > 0,
+                _ => false,
+            };
             let right = match (&known, &run.end) {
                 (Some(exit), Some(end)) if exit.instance == number && run.reported && !run.killed => {
-                    // What a run was ended for counts before how it then ended.
-                    let lasted = run.ended_at.map_or(0, |ended| ended - run.born + 20);
-                    let ended_for = match &exit.outcome {
-                        Outcome::TimedOut { after } => lasted >= millis(*after),
-                        Outcome::Unhealthy { .. } => run.bad_answers > 0,
-                        _ => false,
-                    };
                     // The counter that tells want of memory from a kill may be gone with its group.
-                    exit.outcome == *end || *end == Outcome::OutOfMemory || ended_for
+                    exit.outcome == *end || *end == Outcome::OutOfMemory || ended_for(&exit.outcome)
+                }
+                (Some(exit), Some(end @ Outcome::HostRestarted)) if exit.instance == number => {
+                    exit.outcome == *end || ended_for(&exit.outcome)
                 }
                 _ => true,
             };
             let end = run.end.as_ref().map_or_else(|| "goes on".to_owned(), ToString::to_string);
             let unstarted = matches!(run.end, Some(Outcome::NotStarted { .. }));
+            if run.end == Some(Outcome::HostRestarted) {
+                self.census.note(Told::Law("what a reboot ends has not failed"));
+            }
             self.judge("an end is remembered before its traces go");
             if !told && !self.disk.flush_failed {
                 self.violate(format!("the end of run {number} of {name} ({end}) is forgotten"));
@@ -57,6 +65,16 @@ impl World {
         if run.name != key.0 || (key.1 != 0 && run.number != key.1) {
             let (name, number) = (run.name.clone(), run.number);
             self.violate(format!("run {number} of {name} is taken for run {} of {}", key.1, key.0));
+        }
+    }
+
+    pub fn law_nobody_of_the_system_is_adopted(&mut self, key: &Key, init: Process) {
+        let has_begun = init.start_ticks <= self.steady() / 10;
+        if has_begun && self.kernel.daemons.contains(&init) && self.kernel.by_init(init).is_none() {
+            self.violate(format!(
+                "a process of the system is taken for run {} of {}, which ended with the boot before",
+                key.1, key.0
+            ));
         }
     }
 
@@ -120,7 +138,25 @@ impl World {
                 return self.violate(format!("the end of run {number} of {name} was never told"));
             }
         }
+        self.law_what_a_reboot_ends_has_not_failed();
         self.law_ends_and_events(events);
+    }
+
+    /// Whether or not its traces were on a tmpfs: what was there as the power failed was ended by that, and by nothing unknown.
+    fn law_what_a_reboot_ends_has_not_failed(&mut self) {
+        let names: BTreeSet<Name> = self.kernel.runs.iter().map(|run| run.name.clone()).collect();
+        for name in names {
+            let Some(exit) = self.disk.record(&name).and_then(|record| record.last_exit) else { continue };
+            let run = self.runs_of(&name).rfind(|run| run.number == exit.instance);
+            let Some(true) = run.map(|run| run.end == Some(Outcome::HostRestarted)) else { continue };
+            self.judge("what a reboot ends has not failed");
+            if exit.outcome == Outcome::Lost {
+                return self.violate(format!(
+                    "run {} of {name} ended with the host, and is remembered as lost",
+                    exit.instance
+                ));
+            }
+        }
     }
 
     fn law_ends_and_events(&mut self, events: &[Event]) {

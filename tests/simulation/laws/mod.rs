@@ -5,6 +5,7 @@
 
 mod ends;
 mod rest;
+mod room;
 mod starts;
 mod stops;
 
@@ -13,31 +14,39 @@ use crate::kernel::{Run, RunId};
 use crate::world::World;
 use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
+use containerctl::model::record::Record;
 use containerctl::model::spec::{Kind, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Every law, by the name it is counted under.
-pub const LAWS: [&str; 25] = [
+pub const LAWS: [&str; 32] = [
     "one at a time",
     "GPUs are leased once",
+    "no more is promised than there is",
     "a job that has succeeded is over",
     "a time of a schedule is kept once",
     "no start before its time",
     "none before those it comes after",
+    "none without a manifest",
     "nothing is stopped without a reason",
+    "only the more urgent are made room for",
     "the guard holds",
     "asked once",
     "killed after its grace only",
+    "who gives way has its grace",
     "who depends leaves first",
     "an update leaves enough",
     "an update is taken back for a reason",
     "an end is remembered before its traces go",
+    "what a reboot ends has not failed",
     "an end is told by one event at most",
     "every end is told by an event",
     "every end is recorded",
     "only its own is adopted",
     "exclusive is exclusive",
+    "the first in the queue is not passed",
+    "who gave way comes back",
     "what waits is bounded",
     "restarts are counted",
     "times of a schedule are kept",
@@ -80,6 +89,8 @@ pub struct Truth {
     pub torn: BTreeSet<Name>,
     /// When the folder was emptied at once, and whom the guard is to keep from being deleted for that.
     pub guarded: Option<(u64, BTreeSet<Name>)>,
+    /// By workload, the last record that said since when it waits for room.
+    pub waited: BTreeMap<Name, Record>,
     /// When controllers began.
     pub begun: Vec<u64>,
 }

@@ -8,7 +8,7 @@ use crate::world::{Sim, World};
 use containerctl::control::report::Snapshot;
 use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
-use containerctl::model::spec::{Kind, Resources, RestartPolicy, Spec};
+use containerctl::model::spec::{CpuClass, Kind, Resources, RestartPolicy, Spec};
 use containerctl::model::status::{ConditionKind, Phase, Status};
 use containerctl::model::time::Timestamp;
 use std::collections::BTreeSet;
@@ -17,6 +17,9 @@ use std::time::Duration;
 
 /// How long a run may take from its time, and how long after its end it may be taken to go on, in milliseconds.
 const PROMPT: u64 = 2_000;
+
+/// The kernel keeps bounds of memory in pages.
+const PAGE: u64 = 4096;
 
 impl Sim {
     /// Everything is as the manifests say.
@@ -41,6 +44,7 @@ impl Sim {
             }
             world.law_within_its_limits(&name);
             world.law_restarts_are_counted(&name);
+            world.law_who_gave_way_comes_back(&name);
         }
     }
 }
@@ -112,7 +116,7 @@ impl World {
                 "Scheduled" => spec.job.schedule.is_none(),
                 "Dependency" | "UnknownDependency" => !self.waits_for_somebody(spec),
                 "RefusedDependency" => !self.waits_for_a_refused(spec),
-                "NotPlaced" => false,
+                "NotPlaced" => self.waits_beside_room(name, spec, status),
                 _ => true,
             },
             _ => true,
@@ -130,18 +134,25 @@ impl World {
     /// What runs is in its group, and that has the limits that are recorded, whoever has written to it.
     fn law_within_its_limits(&mut self, name: &Name) {
         let (Some(record), Some(id)) = (self.disk.record(name), self.kernel.live(name)) else { return };
-        let Resources { cpu, memory, .. } = &record.spec.resources;
-        let cpu =
-            cpu.limit.at().map_or("max 100000".to_owned(), |limit| format!("{} 100000", u64::from(limit.0) * 100));
-        let memory = memory.limit.at().map_or("max".to_owned(), |limit| limit.0.to_string());
-        let is_within = self.kernel.groups.get(name).is_some_and(|group| {
-            let holds = |file: &str, value: &str| group.settings.get(file) == Some(value);
-            holds("cpu.max", &cpu) && holds("memory.max", &memory)
-        });
+        let Resources { cpu, memory, pids, .. } = &record.spec.resources;
+        let quota = cpu.limit.at().map_or("max".to_owned(), |limit| (u64::from(limit.0) * 100).to_string());
+        let granted = record.grant.as_ref().map_or(0, |grant| grant.requested.memory.0);
+        let wanted = [
+            ("cpu.max", format!("{quota} 100000")),
+            ("cpu.idle", u8::from(cpu.class == CpuClass::Idle).to_string()),
+            ("memory.low", (granted / PAGE * PAGE).to_string()),
+            ("memory.max", memory.limit.at().map_or("max".to_owned(), |limit| limit.0.to_string())),
+            ("pids.max", pids.at().map_or("max".to_owned(), |limit| limit.to_string())),
+        ];
+        let group = self.kernel.groups.get(name);
+        let holds = |(file, value): &(&str, String)| {
+            group.is_some_and(|group| group.settings.get(file) == Some(value.as_str()))
+        };
+        let is_within = wanted.iter().all(holds);
         let in_group = self.kernel.runs[id].in_group;
         self.judge("within its limits");
         if !is_within || !in_group {
-            self.violate(format!("{name} is not within its limits, cpu.max {cpu} and memory.max {memory}"));
+            self.violate(format!("{name} is not within its limits, {wanted:?}"));
         }
     }
 

@@ -5,7 +5,7 @@ use crate::kernel::{Run, Stage};
 use crate::world::{World, millis};
 use containerctl::model::exit::Outcome;
 use containerctl::model::gpu::{GpuLease, Share};
-use containerctl::model::record::Record;
+use containerctl::model::record::{Deletion, Record};
 use containerctl::model::spec::{Kind, Restart, Spec};
 use std::sync::Arc;
 
@@ -13,10 +13,13 @@ impl World {
     pub fn laws_of_a_start(&mut self, record: &Record) {
         self.law_one_at_a_time(record);
         self.law_gpus_are_leased_once(record);
+        self.law_no_more_is_promised_than_there_is(record);
         self.law_jobs_complete_once(record);
         self.law_times_are_kept_once(record);
         self.law_no_start_before_its_time(record);
         self.law_none_before_those_it_comes_after(record);
+        self.law_none_without_a_manifest(record);
+        self.law_the_first_in_the_queue_is_not_passed(record);
     }
 
     fn law_one_at_a_time(&mut self, record: &Record) {
@@ -149,6 +152,15 @@ impl World {
                 let what = format!("{} is started although {} is not there", record.spec.name, missing.name);
                 return self.violate(what);
             }
+        }
+    }
+
+    /// What this controller has seen no file about may be deleted: it is not for it to start it, unless its deletion waits for consent.
+    fn law_none_without_a_manifest(&mut self, record: &Record) {
+        let name = &record.spec.name;
+        self.judge("none without a manifest");
+        if record.deletion != Some(Deletion::Held) && self.shelf.is_untold(workload(name)) {
+            self.violate(format!("{name} is started, and this controller has seen no manifest of it"));
         }
     }
 

@@ -106,8 +106,11 @@ impl World {
         }
         let grace = self.asked_of(run).iter().map(|spec| millis(spec.stop.grace)).min().unwrap_or(0);
         let early = run.tried_at.is_none_or(|tried| self.now < tried + grace / 2);
-        let (name, number) = (run.name.clone(), run.number);
+        let (name, number, gave_way) = (run.name.clone(), run.number, run.gave_way);
         self.judge("killed after its grace only");
+        if gave_way {
+            self.judge("who gives way has its grace");
+        }
         if early {
             self.violate(format!("run {number} of {name} is killed before its grace is over"));
         }
@@ -125,8 +128,7 @@ impl World {
             && !is_sick(run)
             && !self.may_roll_back(run)
         {
-            let (name, number) = (run.name.clone(), run.number);
-            self.violate(format!("run {number} of {name} is stopped although nobody asked for it"));
+            self.law_only_the_more_urgent_are_made_room_for(id);
         }
     }
 
