@@ -163,7 +163,13 @@ mod tests {
                 left_out: Some(LeftOut { at, reason: "the run before still went on".to_owned() }),
             }),
             rollout: Some(Rollout { previous: Arc::clone(&spec), origin: origin.clone(), since: moment(3) }),
-            refused: Some(Refused { spec, generation: 2, reason: "web exited with code 1".to_owned(), at: moment(4) }),
+            refused: Some(Refused {
+                spec,
+                generation: 2,
+                reason: "web exited with code 1".to_owned(),
+                at: moment(4),
+                path: String::new(),
+            }),
             ids: Some(IdRange { first: 65_536 }),
             failed_tries: 4,
             ..record()

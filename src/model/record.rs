@@ -125,6 +125,9 @@ pub struct Refused {
     pub generation: u64,
     pub reason: String,
     pub at: Moment,
+    /// The manifest it came with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
 }
 
 /// How far a schedule has been dealt with.

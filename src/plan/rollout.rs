@@ -272,7 +272,13 @@ impl Turn<'_, '_> {
         } else {
             format!("{} was not ready within {}", member.name, format_duration(deadline))
         };
-        Some(Refused { spec: Arc::clone(&member.wanted.spec), generation: record.generation, reason, at: clock.now() })
+        Some(Refused {
+            spec: Arc::clone(&member.wanted.spec),
+            generation: record.generation,
+            reason,
+            at: clock.now(),
+            path: member.wanted.origin.path.clone(),
+        })
     }
 
     fn wake_in(&mut self, wait: Duration) {

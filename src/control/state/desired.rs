@@ -9,6 +9,7 @@ use crate::manifest::gather::gather;
 use crate::model::clock::Steady;
 use crate::model::desired::{Desired, Held};
 use crate::model::name::Name;
+use crate::model::record::Record;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +110,13 @@ impl State {
             let instance = seen.instance.as_ref()?;
             Some((name.clone(), instance.record.as_ref()?.origin.path.clone()))
         });
-        let recorded = self.records.iter().map(|(name, record)| (name.clone(), record.origin.path.clone()));
+        let is_there = |path: &String| self.scan.as_ref().is_some_and(|scan| scan.files.contains_key(path));
+        let path = |record: &Record| match &record.refused {
+            // What it came from is gone, and what was to take its place was taken back and is there.
+            Some(refused) if is_there(&refused.path) && !is_there(&record.origin.path) => refused.path.clone(),
+            _ => record.origin.path.clone(),
+        };
+        let recorded = self.records.iter().map(|(name, record)| (name.clone(), path(record)));
         running.chain(recorded).collect()
     }
 }
