@@ -87,6 +87,10 @@ impl World {
         if !run.gave_way || run.own_end || run.excused || run.end == Some(Outcome::HostRestarted) {
             return;
         }
+        // Where a crash took the record of the stop, its end was its own for all that anybody knows.
+        if self.lost_writes {
+            return;
+        }
         // By an edit it may have had all its tries.
         let from = born.saturating_sub(UNDER_WAY_MAX);
         let edited = self.has_been(workload(name), from, |era| {
