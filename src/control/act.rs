@@ -56,6 +56,7 @@ pub fn act(host: &dyn Host, store: &Store, work: &mut Work, known: &Known, may_w
         None => Kept::Nothing,
         Some(Ok(())) => Kept::Record,
         Some(Err(error)) if may_wait || work.act == Act::Remember => {
+            work.is_refused_at(host.time());
             return Acted { kept: Kept::Refused, result: Err(error.into()) };
         }
         Some(Err(error)) => {

@@ -138,16 +138,29 @@ impl Work {
         if was_done { self.done.as_ref() } else { self.failed.as_ref() }
     }
 
-    /// It is done now, and not when it was decided: it may have waited for a thread, or for a disk to take its record. A grace counts from
-    /// when its run was asked, or it would be over before the run knows.
+    /// It is done or tried now, and not when it was decided: it may have waited for a thread, or for a disk to take its record. A grace counts
+    /// from when its run was asked, or from when that was first tried, or it would be over before the run knows.
     pub fn is_done_at(&mut self, now: Time) {
         let asks = matches!(self.act, Act::Stop { .. });
-        let stopping = self.done.as_mut().filter(|_| asks).and_then(|record| record.stopping.as_mut());
-        if let Some(stopping) = stopping
-            && let Some(Reading { boot, .. }) = stopping.since.reading.take()
-        {
-            stopping.since = now.of_boot(&boot).now();
+        for record in [&mut self.done, &mut self.failed].into_iter().flatten().filter(|_| asks) {
+            begin_stopping_at(record, now);
         }
+    }
+
+    /// It was not even tried: what is to be remembered was refused. Whoever was to be asked has its whole grace from the next try.
+    pub fn is_refused_at(&mut self, now: Time) {
+        if let (Act::Stop { .. }, Some(record)) = (&self.act, &self.record) {
+            let mut record = record.clone();
+            begin_stopping_at(&mut record, now);
+            self.failed = Some(record);
+        }
+    }
+}
+
+fn begin_stopping_at(record: &mut Record, now: Time) {
+    let Some(stopping) = &mut record.stopping else { return };
+    if let Some(Reading { boot, .. }) = stopping.since.reading.take() {
+        stopping.since = now.of_boot(&boot).now();
     }
 }
 

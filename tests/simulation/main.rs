@@ -42,7 +42,8 @@ const SEEDS: u64 = 60;
 /// Broken laws that are told: enough to see whether it is one fault or many.
 const SHOWN_MAX: usize = 50;
 
-/// From so many stories on it is counted what they tell of: a thousand have gone through 113 distinct crash points, and left out nothing.
+/// From so many stories on it is counted what they tell of: ten thousand have gone through 142 distinct crash points, a
+/// thousand through 113, and left out nothing.
 const MANY: u64 = 1000;
 const CRASH_POINTS_MIN: usize = 100;
 
@@ -55,22 +56,10 @@ const TICK_MS: u64 = 10;
 /// Seeds that are known to break a law, and not understood to the end yet: faults of the product or of a law. They are told each time; one
 /// that breaks nothing any more is to be taken off the list, and one that breaks another law than the one named here fails.
 ///
-/// 1600: an update was taken back that came with another file, so the records name the file of before, which is gone. As the new one cannot
-/// be read for a while, nobody knows that it has the workload, and all replicas are stopped as deleted.
-///
-/// 4379: a stop waited for a thread and then failed, and the grace was reckoned from when it was decided, not from when it was tried.
-///
-/// 5992, 6110, 6944: laws. A file that is away for a moment and deleted before anybody has seen it again is missing for longer than is reckoned
-/// with; a job whose start a crash has cut short was given its room before the other began to wait; what gives way is not stopped for an update.
-///
-/// 4404 and 6793 are not understood yet.
-const OPEN: [(&[u64], &str); 5] = [
-    (&[1600, 6944], "is stopped for an update while 1 others are down"),
-    (&[5992], "is stopped although nobody asked for it"),
-    (&[4379], "is killed before its grace is over"),
-    (&[4404], "ms too early after 3 ends in a row"),
-    (&[6110, 6793], "has waited longer for room"),
-];
+/// 5992 and 6110 look like laws: a file that is away for a moment and deleted before anybody has seen it again is missing for longer than is
+/// reckoned with; a job whose start a crash has cut short was given its room before the other began to wait. 6793 is not understood yet.
+const OPEN: [(&[u64], &str); 2] =
+    [(&[5992], "is stopped although nobody asked for it"), (&[6110, 6793], "has waited longer for room")];
 
 fn is_open(seed: u64, what: &str) -> bool {
     OPEN.iter().any(|(seeds, law)| seeds.contains(&seed) && what.contains(law))

@@ -60,6 +60,8 @@ pub(in crate::plan) fn settle(input: &Input<'_>, ledger: &Ledger, name: Name, de
         });
         let failed = record.as_ref().and_then(|record| match act {
             Act::Start { .. } => Some(not_begun(record, before)),
+            // The first try, from which a grace counts that cannot be asked for.
+            Act::Stop { .. } if !input.setbacks.contains_key(&name) => Some(record.clone()),
             Act::Resize { .. } | Act::Restore { .. } => balance::unmoved(record, before),
             _ => None,
         });

@@ -235,13 +235,25 @@ fn a_controller_that_was_killed_before_it_asked_is_made_up_for() {
 }
 
 #[test]
-fn a_grace_begins_when_it_is_asked_however_long_that_had_to_wait_for_a_thread() {
-    let mut world = about_to_be_asked();
-    let mut stop = world.plan().work.remove(0);
-    world.after(8000);
-    stop.is_done_at(Time { wall: world.now, steady: world.steady });
-    world.records.insert(stop.name, stop.done.unwrap());
-    assert_eq!(world.plan().wake_at, Some(world.now.plus(Duration::from_secs(10))), "a whole one");
+fn a_grace_begins_when_it_is_asked_or_first_tried_however_long_that_had_to_wait_for_a_thread() {
+    for (was_done, was_refused) in [(true, false), (false, false), (false, true)] {
+        let mut world = about_to_be_asked();
+        let mut stop = world.plan().work.remove(0);
+        world.after(8000);
+        let now = Time { wall: world.now, steady: world.steady };
+        if was_refused {
+            stop.is_refused_at(now)
+        } else {
+            stop.is_done_at(now)
+        }
+        let record = stop.afterwards(was_done).unwrap().clone();
+        if !was_done {
+            let retry_at = world.steady.plus(Duration::from_mins(1));
+            world.setbacks.insert(stop.name.clone(), Setback { message: "no".to_owned(), failures: 1, retry_at });
+        }
+        world.records.insert(stop.name, record);
+        assert_eq!(world.plan().wake_at, Some(world.now.plus(Duration::from_secs(10))), "a whole one");
+    }
 }
 
 #[test]

@@ -93,10 +93,9 @@ impl World {
         let (mut next, mut failures) = (self.now, 0);
         for run in self.runs_of(&spec.name).rev() {
             let was = &run.record.spec;
-            // An update that is taken back is an edit too, if of nothing but what it may use, or how its replicas are updated.
-            let taken_back = record.refused.is_some() && record.generation != run.record.generation;
+            // An edit there and back is two edits, and an update that is taken back is one too.
             let same = !is_other(was, spec)
-                && !taken_back
+                && record.generation == run.record.generation
                 && (&was.restart, &was.job, &was.resources) == (&spec.restart, &spec.job, &spec.resources);
             let counts = run.own_end && run.reported && !run.excused && run.boot == boot && same;
             if !counts || next - run.born >= millis(reset_after) {

@@ -247,6 +247,11 @@ impl World {
         let run = &self.kernel.runs[id];
         let (name, spec) = (run.name.clone(), Arc::clone(&run.record.spec));
         let Some((claim, max)) = self.rolls(&name) else { return };
+        // Who makes room for another is not stopped for its update, though it comes back updated.
+        let stopping = self.disk.record(&name).and_then(|record| record.stopping);
+        if stopping.is_some_and(|stopping| stopping.preempted_for.is_some()) {
+            return;
+        }
         let Some(count) = claim.replica.as_ref().map(|replica| replica.count) else { return };
         let is_sick = is_sick(run);
         let eras = self.truth.eras.get(workload(&name));
