@@ -84,6 +84,11 @@ impl Disk {
         self.kernel.get(&key_of(name))?.record()
     }
 
+    /// What would be left if the power failed now.
+    pub fn synced(&self, name: &Name) -> Option<Record> {
+        self.platter.get(&key_of(name))?.record()
+    }
+
     /// Whether so much of a workload was refused that its steps wait for the disk no more.
     pub fn takes_nothing_of(&self, name: &Name) -> bool {
         self.refused.get(name).is_some_and(|times| *times >= REFUSED_MIN)
@@ -142,9 +147,7 @@ impl World {
             self.disk.syncing = false;
             self.disk.flush_failed = false;
             self.flush_to_kernel();
-            for write in std::mem::take(&mut self.disk.unsynced) {
-                Disk::write(&mut self.disk.platter, write);
-            }
+            self.sync_to_platter();
         }
     }
 
@@ -178,6 +181,12 @@ impl World {
         self.excuse_the_untold();
         self.disk.memory = self.disk.kernel.clone();
         (self.disk.flush_failed, self.disk.syncing) = (false, false);
+    }
+
+    fn sync_to_platter(&mut self) {
+        for write in std::mem::take(&mut self.disk.unsynced) {
+            Disk::write(&mut self.disk.platter, write);
+        }
     }
 
     /// Nothing survives but the platter.
@@ -230,7 +239,22 @@ impl Table for Records {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let failed = self.0.before("store.flush", None).and_then(|()| {
+        self.save("store.flush", |_| ())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.save("store.sync", World::sync_to_platter)
+    }
+
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        self.0.before("store.open", None)?;
+        Ok(entries_of(Of::Records, &self.0.world().disk.memory))
+    }
+}
+
+impl Records {
+    fn save(&self, call: &'static str, further: impl Fn(&mut World)) -> io::Result<()> {
+        let failed = self.0.before(call, None).and_then(|()| {
             let full = self.0.world().disk_is_full();
             if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         });
@@ -239,13 +263,9 @@ impl Table for Records {
         world.truth.flush_failed |= failed.is_err();
         failed?;
         world.flush_to_kernel();
+        further(&mut world);
         drop(world);
-        self.0.behind("store.flush", None)
-    }
-
-    fn entries(&self) -> io::Result<Vec<Entry>> {
-        self.0.before("store.open", None)?;
-        Ok(entries_of(Of::Records, &self.0.world().disk.memory))
+        self.0.behind(call, None)
     }
 }
 

@@ -10,6 +10,7 @@ use containerctl::model::cpuset::CpuSet;
 use containerctl::model::event::Event;
 use containerctl::model::exit::Outcome;
 use containerctl::model::name::Name;
+use containerctl::model::record::Record;
 use std::collections::BTreeSet;
 
 impl World {
@@ -25,6 +26,9 @@ impl World {
             }
             let known = self.disk.flushed(name).and_then(|record| record.last_exit);
             let told = known.as_ref().is_some_and(|exit| exit.instance >= number);
+            // That nothing follows it no failure of the power may take: it would run again.
+            let is_over = |record: Option<Record>| record.is_some_and(|record| record.finished);
+            let safe = !is_over(self.disk.flushed(name)) || is_over(self.disk.synced(name));
             let run = self.kernel.runs.iter().rfind(|run| run.name == *name && run.number == number);
             let Some(run) = run.filter(|run| !run.excused) else { continue };
             // What a run was ended for counts before how it then ended.
@@ -50,7 +54,9 @@ impl World {
                 self.census.note(Told::Law("what a reboot ends has not failed"));
             }
             self.judge("an end is remembered before its traces go");
-            if !told && !self.disk.flush_failed {
+            if !safe && !self.disk.flush_failed {
+                self.violate(format!("that {name} is over would be forgotten if the power failed"));
+            } else if !told && !self.disk.flush_failed {
                 self.violate(format!("the end of run {number} of {name} ({end}) is forgotten"));
             } else if !right && !self.disk.flush_failed && !unstarted {
                 let known = known.map(|exit| exit.outcome.to_string()).unwrap_or_default();

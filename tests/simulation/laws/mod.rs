@@ -61,6 +61,9 @@ pub const UNDER_WAY_MAX: u64 = 5_000;
 /// A file that is missing for less than this says nothing: `DELETION_SETTLES`, and a little for a file that came back while it was looked at.
 const AWAY_MIN: u64 = 950;
 
+/// A file that is back for less than this may be seen by nobody.
+const BLINK: u64 = 50;
+
 /// What the folder says about one workload, from some time on.
 pub struct Era {
     at: u64,
@@ -141,6 +144,18 @@ impl Era {
     }
 }
 
+/// Since when the file that is away in this era is missing for who looks now and then.
+fn away_since(eras: &[Era], mut index: usize) -> u64 {
+    while let Some([gone, back]) = index.checked_sub(2).and_then(|from| eras.get(from..index))
+        && !gone.any
+        && back.any
+        && eras[index].at - back.at < BLINK
+    {
+        index -= 2;
+    }
+    eras[index].at
+}
+
 impl World {
     pub fn judge(&mut self, law: &'static str) {
         self.census.note(Told::Law(law));
@@ -164,7 +179,8 @@ impl World {
                 // Noted twice while it is away, it is away once.
                 let (era, back) = (&eras[index], eras[index..].iter().find(|later| later.any));
                 let end = back.map_or(self.now, |back| back.at);
-                if era.any { so(era) } else { end - era.at >= AWAY_MIN || self.looked_first(era.at, end) }
+                let since = away_since(eras, index);
+                if era.any { so(era) } else { end - since >= AWAY_MIN || self.looked_first(since, end) }
             })
     }
 

@@ -167,6 +167,11 @@ impl World {
         if self.runs_of(&spec.name).next_back().is_some_and(holds) {
             return;
         }
+        // A start that a crash has cut short had its room, and has it again.
+        let born = self.runs_of(&spec.name).next_back().map_or(0, |run| run.number);
+        if record.instance > born + 1 {
+            return;
+        }
         let waiting: Vec<Record> = self
             .all_names()
             .into_iter()
@@ -178,8 +183,11 @@ impl World {
             return;
         }
         let living = self.kernel.there.iter().map(|id| &self.kernel.runs[*id]).filter(|run| run.stage != Stage::Gone);
-        let (jobs, services): (Vec<&Run>, Vec<&Run>) =
-            living.filter(|run| self.promised(run) > 0).partition(|run| run.record.spec.kind == Kind::Job);
+        let (jobs, services): (Vec<&Run>, Vec<&Run>) = living.filter(|run| self.promised(run) > 0).partition(|run| {
+            // One that is to be a service holds its room for nobody knows how long.
+            let lately = self.asked_lately(&run.name);
+            run.record.spec.kind == Kind::Job && lately.iter().all(|spec| spec.kind == Kind::Job)
+        });
         let held_by = |runs: &[&Run]| runs.iter().map(|run| self.promised(run)).sum::<u64>();
         let (by_jobs, by_services) = (held_by(&jobs), held_by(&services));
         // By then everybody in the way is gone, if all of them end.
