@@ -242,9 +242,11 @@ fn a_grace_begins_when_it_is_asked_or_first_tried_however_long_that_had_to_wait_
         world.after(8000);
         let now = Time { wall: world.now, steady: world.steady };
         if was_refused {
-            stop.is_refused_at(now)
+            // As it was first decided on, and could not be remembered.
+            stop.record.clone_from(&world.records.get(&stop.name).cloned());
+            stop.is_refused_at(now);
         } else {
-            stop.is_done_at(now)
+            stop.is_done_at(now);
         }
         let record = stop.afterwards(was_done).unwrap().clone();
         if !was_done {
