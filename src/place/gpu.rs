@@ -83,6 +83,7 @@ fn place_among(
     let fit = free.len();
     let reason = |gpu: &Gpu| match (set.len(), request.memory) {
         _ if held(gpu) => "it had it before".to_owned(),
+        _ if suitable.len() == 1 => "the only one that suits".to_owned(),
         _ if fit == set.len() => format!("of {} that suit nothing else is free", suitable.len()),
         (1, None) => format!("the smallest of {fit} that are free"),
         (1, Some(_)) => format!("of {fit} with room the one with the least left over"),

@@ -48,7 +48,7 @@ fn a_higher_priority_is_planned_to_preempt_does_so_and_the_job_comes_back() {
     world.wait_gone("urgent");
     world.wait_running("victim");
     let told = world.ctl(&["explain", "victim"]);
-    assert!(told.out.contains("(whole); what keeps it to that"), "{}", told.out);
+    assert!(told.out.contains("(whole) by this rule: the only one that suits; what keeps it to that"), "{}", told.out);
 }
 
 #[test]
