@@ -26,6 +26,7 @@ mod order;
 mod room;
 mod schedule;
 mod start;
+mod unknown;
 mod work;
 
 pub(super) use accept::replacement_reasons;
@@ -49,6 +50,7 @@ use crate::model::units::format_duration;
 use crate::place::Ledger;
 use accept::{accept, accepted, fewer};
 use std::collections::{BTreeMap, BTreeSet};
+use unknown::{leftovers, unexplained};
 
 /// Why a workload is stopped with its controller.
 const SHUTDOWN: &str = "the controller ends, and was told to stop its workloads";
@@ -201,26 +203,6 @@ fn word_for(stopping: &Stopping) -> &'static str {
         (None, Some(_)) => PREEMPTED,
         (None, None) => "Stopping",
     }
-}
-
-/// Too little is known to do anything about it. What was last seen of it is told.
-fn unexplained(reason: &str, seen: &Observed) -> Decision {
-    let phase = match seen.instance.as_ref().map(|instance| &instance.life) {
-        Some(Life::Running { .. }) => Phase::Running,
-        Some(Life::Starting) => Phase::Starting,
-        Some(Life::Ended(_)) | None => Phase::Pending,
-    };
-    let ready = Finding { kind: ConditionKind::Ready, status: false, reason: "Unknown", message: reason.to_owned() };
-    let next = Next::Rest { reason: reason.to_owned() };
-    Decision { findings: vec![ready], ..Decision::blank(None, next, phase) }
-}
-
-/// Nothing is known about it but what lies around: a crash came between making a cgroup and starting something in it.
-fn leftovers(seen: &Observed) -> Decision {
-    let populated = seen.group.as_ref().is_some_and(|group| group.populated);
-    let act = if populated { Act::Kill } else { Act::Forget };
-    let next = Next::Do { act, reason: "a leftover that no record and no manifest explains".to_owned() };
-    Decision::blank(None, next, Phase::Stopping)
 }
 
 /// One workload being decided.
