@@ -1,9 +1,12 @@
 //! What a controller holds once much has changed.
 
-use super::world::{PATIENCE, World};
+use super::world::World;
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+/// How soon what large edits took is to be given back; some seconds are usual.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Private memory of the controller, in MiB.
 fn anonymous_mib(world: &World) -> u64 {
@@ -31,7 +34,7 @@ fn large_edits_are_given_back_once_they_are_over() {
         if more <= 40 {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE / 6, "{more} MiB more than before");
+        assert!(begun.elapsed() < GIVEN_BACK_WITHIN, "{more} MiB more than before");
         sleep(Duration::from_millis(500));
     }
 }

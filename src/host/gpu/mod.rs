@@ -6,8 +6,9 @@
 //! | NVML | `nvml`, `nvml::library` | NVIDIA's, MIG instances included |
 //! | AMD | `amd` | those of amdgpu, from sysfs |
 //!
-//! A provider only reads, on a thread of its own (`patient`). One that fails or does not answer gives what it gave last, each device with the
-//! failure as its fault: a driver that hiccups must not look like one whose devices were pulled out. One that has never answered says why. What is given to a workload is decided in `place`, how far a device is trusted in `plan`.
+//! A provider only reads, the drivers' on threads of their own (`patient`). One that fails or does not answer gives what it gave last, each
+//! device with the failure as its fault: a driver that hiccups must not look like one whose devices were pulled out. One that has never
+//! answered says why. What is given to a workload is decided in `place`, how far a device is trusted in `plan`.
 
 pub mod amd;
 pub mod cdi;

@@ -158,8 +158,8 @@ impl Search<'_> {
     }
 
     /// Whether several blocks, a split of which costs so much, are worth a look: where few CPUs are left, or there is nothing yet, or nothing
-    /// that sits as asked, or they have more calm CPUs than what there is made do with. Which of the cores that others count CPUs of would be cheapest is not
-    /// asked beyond one block: on a full machine that would be asked every time, for points in hundreds.
+    /// that sits as asked, or they have more calm CPUs than what there is made do with. Which of the cores that others count CPUs of would be
+    /// cheapest is not asked beyond one block: on a full machine that would be asked every time, for points in hundreds.
     fn may_better(&self, demand: &Demand, best: Option<&Choice>, blocks: &[usize], split: u64) -> bool {
         let is_thrifty = demand.thrift == Thrift::Fence;
         let Some(best) = best.filter(|best| best.price.misplaced == 0 && !is_thrifty) else { return true };
